@@ -1,0 +1,332 @@
+"""The words of the daemon as data: ids, statuses, rows and the allowed transitions.
+
+Pure: no clock, no randomness, no I/O. Rows mirror their tables column for column (`store.py`).
+Timestamps end in `_at` (Unix seconds by this machine's clock unless said otherwise), durations in
+`_s`. Raises nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import NewType
+
+JobId = NewType("JobId", str)
+"""Claim time and six random characters, `20261120t231853z-4f7k2m`: sorts by age, safe in names."""
+
+BatchId = NewType("BatchId", str)
+"""`JOB.PART` for a planned batch; what follows it is named by `successor_id`."""
+
+
+class JobStatus(Enum):
+    """Where one dropped file stands.
+
+    No `StrEnum`: a planned job is not a planned batch, and both are keys of the same tables.
+    """
+
+    CLAIMED = "claimed"
+    """In `working/`; to be planned."""
+    PLANNED = "planned"
+    """Its batches are under way; they move it on."""
+    SETTLED = "settled"
+    """Every request has its final answer; to be delivered."""
+    DELIVERED = "delivered"
+    """Answers are in `outbox/`, the original in `done/`; remote files are still to be deleted."""
+    DONE = "done"
+    """Nothing is left to do."""
+    UNUSABLE = "unusable"
+    """Not one request could be made of it; to be moved to `rejected/`."""
+    REJECTED = "rejected"
+    """In `rejected/`, with the reason beside it."""
+
+
+class BatchStatus(Enum):
+    """Where one batch stands."""
+
+    PLANNED = "planned"
+    """Its request file is on disk; to be uploaded."""
+    UPLOADED = "uploaded"
+    """Its input file is at the provider; the intent to create it is to be recorded."""
+    CREATING = "creating"
+    """The intent is on disk; the provider has not been asked since."""
+    UNCLEAR = "unclear"
+    """The provider may have been asked; it is to be looked up, never asked again blindly."""
+    CREATED = "created"
+    """Runs at the provider; to be polled."""
+    ENDED = "ended"
+    """Has a terminal status there; its files are to be downloaded."""
+    DOWNLOADED = "downloaded"
+    """Whatever there is of answers is on disk, or it was refused; to be settled."""
+    CLOSED = "closed"
+    """Each of its requests has a final answer or is in a successor."""
+
+
+class ProviderStatus(Enum):
+    """Whether this process knows what it left at the provider."""
+
+    RECALLING = "recalling"
+    """The list of batches is still to be read; nothing is created until then."""
+    READY = "ready"
+    """Whatever earlier processes created is known."""
+
+
+class RemoteStatus(StrEnum):
+    """A batch's status in the provider's words (OpenAI Batch guide, "Check the status")."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    """A word that we do not know: not terminal, polled on."""
+    REFUSED = "refused"
+    """Ours: upload or create was declined, so it never existed there."""
+    LOST = "lost"
+    """Ours: it existed and is gone for good."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Tell whether it can never change again."""
+        return REMOTE_RANK[self] == _TERMINAL
+
+    @property
+    def has_run(self) -> bool:
+        """Tell whether any of its requests may have been put to the model."""
+        return self not in (RemoteStatus.FAILED, RemoteStatus.REFUSED)
+
+
+_TERMINAL = 9
+
+REMOTE_RANK: dict[RemoteStatus, int] = {
+    RemoteStatus.UNKNOWN: 0,
+    RemoteStatus.VALIDATING: 1,
+    RemoteStatus.IN_PROGRESS: 2,
+    RemoteStatus.FINALIZING: 3,
+    RemoteStatus.CANCELLING: 4,
+    RemoteStatus.COMPLETED: _TERMINAL,
+    RemoteStatus.FAILED: _TERMINAL,
+    RemoteStatus.EXPIRED: _TERMINAL,
+    RemoteStatus.CANCELLED: _TERMINAL,
+    RemoteStatus.REFUSED: _TERMINAL,
+    RemoteStatus.LOST: _TERMINAL,
+}
+"""A partial order of statuses: an answer of a lower rank than one already seen is an old one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One dropped file."""
+
+    id: JobId
+    name: bytes
+    """Path below `inbox/`, as the file system has it; need not be UTF-8."""
+    stem: bytes
+    """Reserved path below `outbox/`, `done/` and `rejected/`: `name`, or `name-2` and so on."""
+    profile: str
+    provider: str | None
+    """None when the profile is unknown."""
+    base_url: str | None
+    """The provider's address at claim; a job never moves to another."""
+    status: JobStatus = JobStatus.CLAIMED
+    version: int = 0
+    due_at: float | None = None
+    """When its stage is to run; None when it waits for its batches or is finished."""
+    failures: int = 0
+    """Consecutive failures of the present stage."""
+    claimed_at: float
+    planned_at: float | None = None
+    delivered_at: float | None = None
+    size_bytes: int = 0
+    sha256: str | None = None
+    """Of the original; None before it is planned."""
+    requests: int | None = None
+    """Rows of the file, bad ones too; None before it is planned."""
+    why: str | None = None
+    """The latest failure, or why it was set aside; None when all is well."""
+
+    @property
+    def shown(self) -> str:
+        """Return the name as text for people; bytes that are no UTF-8 become `\\xNN`."""
+        return self.name.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One batch at the provider, from its request file on disk to its last answer."""
+
+    id: BatchId
+    job: JobId
+    parent: BatchId | None = None
+    """The batch whose leftovers it holds; None for a planned one."""
+    provider: str
+    endpoint: str
+    model: str
+    status: BatchStatus = BatchStatus.PLANNED
+    version: int = 0
+    due_at: float | None = None
+    failures: int = 0
+    """Consecutive failures of the present stage."""
+    requests: int
+    size_bytes: int
+    sha256: str
+    """Of its request file, which is fixed before this row exists."""
+    attempt: int = 0
+    """How often the model had been asked each of its requests before this batch."""
+    waits: int = 0
+    """How often in a row its lineage was turned away for want of room; feeds the backoff."""
+    halvings: int = 0
+    """How often its lineage was halved after a refusal that named no line."""
+    give_up_at: float
+    """After this nothing of it is submitted again; a live batch is cancelled and collected."""
+    input_file: str | None = None
+    """The provider's id of the uploaded request file."""
+    uploaded_at: float | None = None
+    intended_at: float | None = None
+    unclear_at: float | None = None
+    """When a create went unanswered in this process; None if the process that sent it died."""
+    looks: int = 0
+    """Look-ups without a find while unclear; afterwards second looks at the answers."""
+    remote_id: str | None = None
+    remote_status: RemoteStatus | None = None
+    created_at: float | None = None
+    """By the provider's clock."""
+    ended_at: float | None = None
+    polls: int = 0
+    """Polls since its remote status last changed; feeds the backoff."""
+    missed: int = 0
+    """Consecutive polls that the provider answered with 404."""
+    missed_at: float | None = None
+    """When the first of these was."""
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    """The provider's own counts; for display and for doubt, never for accounting."""
+    output_file: str | None = None
+    error_file: str | None = None
+    errors: str | None = None
+    """The provider's complaints about the whole batch: a JSON array of `wire.BatchFault`."""
+    why: str | None = None
+    """The latest failure, or why it was set aside; None when all is well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderState:
+    """How one provider is doing; its settings are in the configuration."""
+
+    id: str
+    status: ProviderStatus = ProviderStatus.RECALLING
+    version: int = 0
+    due_at: float | None = None
+    failures: int = 0
+    """Consecutive failures of recall."""
+    sweeps: int = 0
+    """Sweeps that recall still has to make."""
+    strikes: int = 0
+    """Different items in a row that met an outage."""
+    last_struck: str | None = None
+    """The item that met it last."""
+    pauses: int = 0
+    """Consecutive pauses; above zero it is probed with one call at a time."""
+    paused_until: float | None = None
+    paused_at: float | None = None
+    """When the first of these pauses began."""
+    why: str | None = None
+
+
+Row = Job | Batch | ProviderState
+Status = JobStatus | BatchStatus | ProviderStatus
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    JobStatus.CLAIMED: frozenset({JobStatus.PLANNED, JobStatus.UNUSABLE, JobStatus.DONE}),
+    JobStatus.PLANNED: frozenset({JobStatus.SETTLED, JobStatus.DONE}),
+    JobStatus.SETTLED: frozenset({JobStatus.DELIVERED, JobStatus.DONE}),
+    JobStatus.DELIVERED: frozenset({JobStatus.DONE}),
+    JobStatus.DONE: frozenset(),
+    JobStatus.UNUSABLE: frozenset({JobStatus.REJECTED, JobStatus.DONE}),
+    JobStatus.REJECTED: frozenset(),
+    BatchStatus.PLANNED: frozenset(
+        {
+            BatchStatus.UPLOADED,
+            BatchStatus.CREATED,
+            BatchStatus.DOWNLOADED,
+            BatchStatus.CLOSED,
+        }
+    ),
+    BatchStatus.UPLOADED: frozenset(
+        {
+            BatchStatus.CREATING,
+            BatchStatus.CREATED,
+            BatchStatus.DOWNLOADED,
+            BatchStatus.CLOSED,
+        }
+    ),
+    BatchStatus.CREATING: frozenset(
+        {
+            BatchStatus.CREATED,
+            BatchStatus.UNCLEAR,
+            BatchStatus.DOWNLOADED,
+            BatchStatus.PLANNED,
+            BatchStatus.CLOSED,
+        }
+    ),
+    BatchStatus.UNCLEAR: frozenset({BatchStatus.CREATED, BatchStatus.CREATING, BatchStatus.CLOSED}),
+    BatchStatus.CREATED: frozenset({BatchStatus.ENDED, BatchStatus.DOWNLOADED, BatchStatus.CLOSED}),
+    BatchStatus.ENDED: frozenset({BatchStatus.DOWNLOADED, BatchStatus.CLOSED}),
+    BatchStatus.DOWNLOADED: frozenset({BatchStatus.ENDED, BatchStatus.CLOSED}),
+    BatchStatus.CLOSED: frozenset(),
+    ProviderStatus.RECALLING: frozenset({ProviderStatus.READY}),
+    ProviderStatus.READY: frozenset({ProviderStatus.RECALLING}),
+}
+"""Where each status may lead; staying is always allowed. Anything else is a bug.
+
+A job may be done from anywhere: its folder is removed last of all, so one without a folder is
+finished, whatever an older database says. Its batches are closed with it.
+"""
+
+
+def batch_id(job: JobId, part: int) -> BatchId:
+    """Name the *part*-th planned batch of *job*, counted from 1."""
+    return BatchId(f"{job}.{part}")
+
+
+def successor_id(parent: BatchId, part: int, parts: int) -> BatchId:
+    """Name the *part*-th (from 1) of *parts* successors of *parent*.
+
+    A lone successor counts on (`J.1`, `J.1+1`, `J.1+2`), so the name of a batch that is turned away
+    for days stays short; several branch (`J.1.1`, `J.1.2`). The names of one lineage never collide,
+    since a parent has either one successor or several.
+    """
+    if parts > 1:
+        return BatchId(f"{parent}.{part}")
+
+    stem, plus, count = parent.rpartition("+")
+
+    if plus and count.isdigit():
+        return BatchId(f"{stem}+{int(count) + 1}")
+
+    return BatchId(f"{parent}+1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBatch:
+    """What a provider says of one batch, in our words."""
+
+    id: str
+    status: RemoteStatus
+    raw_status: str
+    """In its own words."""
+    metadata: dict[str, str]
+    input_file: str | None
+    output_file: str | None = None
+    error_file: str | None = None
+    created_at: float | None = None
+    ended_at: float | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    errors: str | None = None
+    """As `Batch.errors`."""

@@ -1,0 +1,220 @@
+"""What a stage found or did; `policy.decide` turns a row and its outcome into the next row.
+
+Pure values, made by stages and read by policy and journal. Raises nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptspool.model import Batch, RemoteBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """The job's request files and manifest are on disk."""
+
+    batches: tuple[Batch, ...]
+    requests: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable:
+    """Not one request can be made of the file; `rejection.json` in its folder says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The original and its reason are in `rejected/`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllClosed:
+    """The last batch of the job was closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The answers are in `outbox/` and the original is in `done/`, under *stem*."""
+
+    stem: bytes
+    results: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished:
+    """The job's working folder is gone, so there is nothing left to do for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tidied:
+    """Remote files and the working folder are gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """The request file is at the provider, under *file*; None where a dialect takes no upload."""
+
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intended:
+    """Nothing was done: the transition is the point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The batch exists. *found* says that it was met in the list, not answered to a create."""
+
+    remote: RemoteBatch
+    found: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unclear:
+    """A create was sent and no usable answer came back."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted:
+    """The process that may have sent the create is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotListed:
+    """The list was read far enough and does not show the batch, yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeverCreated:
+    """Recall has read the list as often as it takes, and the batch is not in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polled:
+    """The provider said how the batch is doing."""
+
+    remote: RemoteBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """The provider answered 404 for a batch that it once created, and does not list it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Upload or create named a file or batch that the provider does not know, yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turned:
+    """Upload or create was declined; *faults* is as `Batch.errors`."""
+
+    faults: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downloaded:
+    """Every file that the provider named is on disk, whole."""
+
+    remote: RemoteBatch | None
+    """What it said of the batch at a second look; None at the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubtful:
+    """The answers do not add up; worth a second look before it is believed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """Each request has a final answer or is in one of *successors*, whose files are on disk."""
+
+    successors: tuple[Batch, ...]
+    answered: int
+    failed: int
+    complaints: tuple[dict[str, object], ...] = ()
+    """What the provider said against the batch as a whole, with the lines of the dropped file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booted:
+    """The daemon has started; *sweeps* of the list are needed before anything is created."""
+
+    sweeps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """The list of batches was read back to the oldest live job."""
+
+    found: int
+
+
+class Trouble(StrEnum):
+    """Whose trouble a failure is."""
+
+    ITEM = "item"
+    """This piece of work alone, as far as we know."""
+    OUTAGE = "outage"
+    """5xx, network, garbage: the provider's, once several items met it."""
+    THROTTLED = "throttled"
+    """A rate limit: the whole provider's."""
+    BLOCKED = "blocked"
+    """Key, quota, billing: the whole provider's, until a person acts."""
+    CRASH = "crash"
+    """An exception nobody foresaw: the stage may have done anything."""
+    BUG = "bug"
+    """One of our own rules was broken: the row is set aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The stage did not get done; it will be run again, or its row is set aside."""
+
+    reason: str
+    trouble: Trouble
+    retry_after_s: float | None = None
+
+
+Outcome = (
+    Planned
+    | Unusable
+    | Rejected
+    | AllClosed
+    | Delivered
+    | Vanished
+    | Tidied
+    | Uploaded
+    | Intended
+    | Created
+    | Unclear
+    | Restarted
+    | NotListed
+    | NeverCreated
+    | Polled
+    | Missed
+    | Gone
+    | Turned
+    | Downloaded
+    | Doubtful
+    | Settled
+    | Booted
+    | Recalled
+    | Failed
+)

@@ -1,0 +1,163 @@
+"""The shapes of everything in bulk: request lines, answer lines and the files in `working/<job>/`.
+
+`working/<job id>/` holds, in the order in which they appear:
+
+| file | what |
+|---|---|
+| `claim.json` | `Claim`; before the original is moved in |
+| `original` | the dropped file, untouched |
+| `rows.jsonl` | one `PlannedRow` per row of the file, in input order; row n is line n, from 0 |
+| `BATCH.requests.jsonl` | what is uploaded: one request a line |
+| `manifest.json` | `Manifest`; last and by rename, so a plan that has one is finished |
+| `BATCH.output.jsonl`, `BATCH.error.jsonl` | the provider's files, byte for byte |
+| `BATCH.refused.jsonl` | answer lines of our own, for requests that got none from the provider |
+| `BATCH.settled.json` | `SettledBatch`; by rename, after the successors' request files |
+| `results.jsonl`, `errors.jsonl`, `summary.json` | what is delivered; the summary last |
+| `rejection.json` | why no request could be made of the file |
+
+Pure. On the wire a request is named `JOB-ROW`: its row's number in the file, counted from 0. So an
+answer finds its place by arithmetic, and one that is not ours is recognised. Raises nothing but
+what msgspec raises on malformed JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from promptspool.model import BatchId, JobId
+
+NULL = msgspec.Raw(b"null")
+
+
+def wire_id(job: JobId, row: int) -> str:
+    """Name a request on the wire: at most 64 of `[a-zA-Z0-9_-]`.
+
+    The strictest rule of any provider (Anthropic Message Batches, `custom_id`).
+    """
+    return f"{job}-{row}"
+
+
+def row_of(job: JobId, custom_id: str) -> int | None:
+    """Return the row that *custom_id* names, None if it is not one of *job*'s."""
+    prefix, _, digits = custom_id.rpartition("-")
+    return int(digits) if prefix == job and digits.isascii() and digits.isdigit() else None
+
+
+class Claim(msgspec.Struct, kw_only=True, frozen=True):
+    """What was known when a file was claimed; enough to rebuild its row."""
+
+    job: JobId
+    name: bytes
+    stem: bytes
+    profile: str
+    provider: str | None
+    base_url: str | None
+    claimed_at: float
+    size_bytes: int
+    refused: str | None = None
+    """Why it is to be rejected unread; None for almost every file."""
+
+
+class RowFault(msgspec.Struct, kw_only=True, frozen=True):
+    """Why a row became no request."""
+
+    code: str
+    message: str
+
+
+class PlannedRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One row of the dropped file."""
+
+    id: str
+    """The user's own id of it."""
+    line: int
+    """Where it begins in the dropped file, from 1."""
+    fault: RowFault | None = None
+
+
+class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
+    """One request file."""
+
+    id: BatchId
+    endpoint: str
+    model: str
+    requests: int
+    size_bytes: int
+    sha256: str
+    attempt: int = 0
+    waits: int = 0
+    halvings: int = 0
+    delay_s: float = 0.0
+    """How long it waits before it is submitted."""
+    input_file: str | None = None
+    """The upload it shares with its parent; None when it needs its own."""
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True):
+    """A finished plan."""
+
+    job: JobId
+    source: str
+    """The dropped file's name, for people."""
+    sha256: str
+    """Of the original."""
+    rows: int
+    bad_rows: int
+    give_up_at: float
+    max_attempts: int
+    profile: dict[str, Any]
+    """The effective profile, as it was."""
+    batches: list[PlannedBatch]
+
+
+class SettledBatch(msgspec.Struct, kw_only=True, frozen=True):
+    """What became of a batch's requests; answered + failed + left = its requests."""
+
+    batch: BatchId
+    answered: int
+    failed: int
+    left: int
+    successors: list[PlannedBatch]
+
+
+class BatchFault(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One complaint of the provider about a whole batch (OpenAI: `errors.data[]`)."""
+
+    code: str | None = None
+    message: str | None = None
+    line: int | None = None
+    """Of the request file, from 1."""
+    param: str | None = None
+
+
+class RequestName(msgspec.Struct):
+    """A request line's name, for those who need no more of it."""
+
+    custom_id: str
+
+
+class AnswerLine(msgspec.Struct):
+    """One line of an output or error file.
+
+    Providers leave fields out (Azure: `id`; AIBrix: `error`; OGX: `response`), so all but the name
+    may be missing. `Raw` keeps the answer byte for byte.
+    """
+
+    custom_id: str
+    id: msgspec.Raw = NULL
+    response: msgspec.Raw = NULL
+    error: msgspec.Raw = NULL
+
+
+class ErrorLine(msgspec.Struct, kw_only=True):
+    """One line of `errors.jsonl`: an answer line, how often it was tried, and where it came from."""
+
+    id: msgspec.Raw
+    custom_id: str
+    response: msgspec.Raw
+    error: msgspec.Raw
+    attempts: int
+    source: dict[str, Any]
+    """`file` and `line`."""
