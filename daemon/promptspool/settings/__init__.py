@@ -1,0 +1,39 @@
+"""Configuration: one TOML file, every key of which the environment can override.
+
+`load` finds the file, lays the environment over it and returns one frozen `Settings`;
+nothing is read at import. Once loaded, durations are seconds and sizes are bytes.
+Keys of providers are no part of it: `api_key` reads them when they are needed.
+
+Raises `ConfigError`, which is bad data: a person has to change the file or the environment.
+"""
+
+from promptspool.settings.keys import api_key
+from promptspool.settings.loading import FILE_NAME, example_config, load
+from promptspool.settings.sections import (
+    LaneSettings,
+    LogSettings,
+    PollingSettings,
+    ProfileSettings,
+    ProviderSettings,
+    RetrySettings,
+    Settings,
+    SpoolSettings,
+)
+from promptspool.settings.values import Duration, Size
+
+__all__ = [
+    "FILE_NAME",
+    "Duration",
+    "LaneSettings",
+    "LogSettings",
+    "PollingSettings",
+    "ProfileSettings",
+    "ProviderSettings",
+    "RetrySettings",
+    "Settings",
+    "Size",
+    "SpoolSettings",
+    "api_key",
+    "example_config",
+    "load",
+]

@@ -1,0 +1,169 @@
+"""The sections of the configuration file, as frozen models that know no other keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from promptspool.settings.values import (
+    BaseUrl,
+    Duration,
+    EnvName,
+    Factor,
+    LaneWidth,
+    PositiveDuration,
+    ProfileName,
+    ProviderName,
+    Size,
+    Template,
+    Window,
+)
+
+ENV_PREFIX = "PROMPTSPOOL_"
+ENV_DELIMITER = "__"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SpoolSettings(_Section):
+    """Where the spool is and how patiently its inbox is read."""
+
+    path: Path = Path("spool")
+    settle: Duration = 2.0
+    rescan: PositiveDuration = 60.0
+    stop_grace: Duration = 10.0
+
+
+class ProviderSettings(_Section):
+    """One account at one provider, and what it allows in a batch.
+
+    The limits are those of the OpenAI Batch guide: 50,000 requests, 50,000 embedding inputs and
+    200 MB. It does not say which megabyte it means, so 190 of the smaller ones are used.
+    """
+
+    dialect: Literal["openai"] = "openai"
+    base_url: BaseUrl
+    api_key_env: EnvName | None = None
+    api_key_file: Path | None = None
+    completion_window: Window = "24h"
+    max_requests: Annotated[int, Field(ge=1)] = 50_000
+    max_bytes: Size = 190_000_000
+    max_inputs: Annotated[int, Field(ge=1)] = 50_000
+    lookup_grace: Duration = 60.0
+    timeout: PositiveDuration = 60.0
+    connect_timeout: PositiveDuration = 10.0
+    transfer_timeout: PositiveDuration = 120.0
+    max_answer_bytes: Size = 64_000_000
+    cleanup: bool = True
+
+
+class PollingSettings(_Section):
+    """How often a live batch is asked for its status: first, then ever slower up to the cap."""
+
+    first: PositiveDuration = 10.0
+    factor: Factor = 2.0
+    cap: PositiveDuration = 120.0
+
+
+class RetrySettings(_Section):
+    """How failed stages and failed requests are tried again, and when to stop."""
+
+    first: PositiveDuration = 1.0
+    factor: Factor = 2.0
+    cap: PositiveDuration = 300.0
+    request_backoff: Duration = 30.0
+    max_age: PositiveDuration = 259_200.0
+
+
+class LaneSettings(_Section):
+    """How many stages of a kind run at once."""
+
+    disk: LaneWidth = 2
+    transfer: LaneWidth = 4
+    control: LaneWidth = 8
+    poll: LaneWidth = 1
+
+
+class ProfileSettings(_Section):
+    """How the rows of one inbox folder become requests."""
+
+    provider: str = "openai"
+    endpoint: Literal[
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/v1/completions",
+        "/v1/moderations",
+    ] = "/v1/chat/completions"
+    model: Annotated[str, Field(min_length=1)]
+    system: str | None = None
+    prompt: Template | None = None
+    id: Template | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    on_bad_row: Literal["errors", "reject"] = "errors"
+    on_same_content: Literal["run", "skip"] = "run"
+
+
+class LogSettings(_Section):
+    """How much is logged, and in which shape."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(BaseSettings):
+    """The whole configuration; made by anyone but `load`, it reads nothing but its arguments."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+    )
+
+    spool: SpoolSettings = SpoolSettings()
+    providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
+    polling: PollingSettings = PollingSettings()
+    retry: RetrySettings = RetrySettings()
+    lanes: LaneSettings = LaneSettings()
+    profiles: dict[ProfileName, ProfileSettings] = Field(default_factory=dict)
+    log: LogSettings = LogSettings()
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from; None when it was made directly."""
+        return self._source
+
+    @model_validator(mode="after")
+    def _providers_exist(self) -> Self:
+        missing = [
+            f"profiles.{name}.provider: found {profile.provider!r}; "
+            f"write one of: {', '.join(self.providers) or '(no [providers.NAME] section yet)'}"
+            for name, profile in self.profiles.items()
+            if profile.provider not in self.providers
+        ]
+
+        if missing:
+            raise ValueError("\n".join(missing))
+
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but the arguments; `load` lays the layers over each other itself."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)

@@ -1,0 +1,103 @@
+"""What the values of the configuration may look like.
+
+The messages say what to write instead; none repeats a value that could be a key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import jinja2
+import jinja2.sandbox
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_LIMIT = 10**15
+_QUANTITY = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)\s*")
+
+
+def _seconds(value: object) -> object:
+    match value:
+        case bool():
+            pass
+        case int() | float() if abs(value) < _LIMIT:  # and so neither infinite nor NaN
+            return float(value)
+        case str() if (found := _QUANTITY.fullmatch(value)) and (found[2] or "s") in _SECONDS:
+            return float(found[1]) * _SECONDS[found[2] or "s"]
+
+    raise ValueError('write a duration such as "200ms", "10s", "2m", "24h" or "7d"')
+
+
+def _bytes(value: object) -> object:
+    match value:
+        case bool():
+            pass
+        case int() if abs(value) < _LIMIT:
+            return value
+        case str() if (found := _QUANTITY.fullmatch(value)) and (found[2].upper() or "B") in _BYTES:
+            return round(float(found[1]) * _BYTES[found[2].upper() or "B"])
+
+    raise ValueError('write a size such as "64KB", "190MB" or "1GB" (1 MB is 1,000,000 bytes)')
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("write the plain address, without user, password, query or fragment")
+
+    if not parts.hostname or parts.port == 0 or parts.scheme not in {"https", "http"}:
+        raise ValueError('write an address such as "https://api.openai.com/v1"')
+
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError("write https://; http:// is allowed to this machine only, or keys leak")
+
+    return value.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _template(source: str) -> str:
+    try:
+        jinja2.sandbox.SandboxedEnvironment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"line {error.lineno} of the template: {error.message}") from error
+
+    return source
+
+
+def _env_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("write the name of an environment variable, not the key itself")
+
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+"""Seconds; written as "200ms", "10s", "2m", "24h", "7d" or a bare number of seconds."""
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
+"""Bytes; written as "64KB", "190MB", "1GB" (decimal) or a bare number of bytes."""
+
+PositiveDuration = Annotated[Duration, Field(gt=0)]
+Template = Annotated[str, AfterValidator(_template)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Window = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[hd]$")]
+LaneWidth = Annotated[int, Field(ge=1, le=64)]
+ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+# A profile is also a folder of the inbox, where hidden names are ignored.
+ProfileName = Annotated[str, Field(pattern=r"^[^./\x00-\x20][^/\x00-\x1f]{0,63}$")]
+EnvName = Annotated[str, AfterValidator(_env_name)]

@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from promptspool import settings
+from promptspool.errors import ConfigError
+from promptspool.settings import Duration, ProviderSettings, Settings, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+PROVIDER = '[providers.openai]\nbase_url = "https://api.example.com/v1"\n'
+SECTIONS: dict[str, type[BaseModel]] = {
+    "spool": settings.SpoolSettings,
+    "providers": settings.ProviderSettings,
+    "polling": settings.PollingSettings,
+    "retry": settings.RetrySettings,
+    "lanes": settings.LaneSettings,
+    "profiles": settings.ProfileSettings,
+    "log": settings.LogSettings,
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Settings]:
+    """Load a configuration given as text, with the variables given by name and no others."""
+
+    def load(text: str, **environ: str) -> Settings:
+        (tmp_path / "promptspool.toml").write_text(text, encoding="utf-8")
+        return settings.load(tmp_path / "promptspool.toml", environ=environ)
+
+    return load
+
+
+@pytest.fixture
+def fault(load: Callable[..., Settings]) -> Callable[..., ConfigError]:
+    """Load a configuration that cannot be used and return what is said about it."""
+
+    def fault(text: str, **environ: str) -> ConfigError:
+        with pytest.raises(ConfigError) as caught:
+            load(text, **environ)
+
+        return caught.value
+
+    return fault
+
+
+def test_example_is_ready_to_run(tmp_path: Path) -> None:
+    """The example works as it stands once the key is set."""
+    file = tmp_path / "promptspool.toml"
+    file.write_text(settings.example_config(), encoding="utf-8")
+
+    loaded = settings.load(file, environ={})
+
+    assert loaded.source == file
+    assert loaded.spool.path == tmp_path / "spool"
+    assert "default" in loaded.profiles
+    openai = loaded.providers["openai"]
+    assert settings.api_key(openai, "openai", {"OPENAI_API_KEY": "k"}) == "k"
+
+
+def test_example_in_config_is_the_packaged_one() -> None:
+    """There is one example, whichever way one comes to it."""
+    shown = (ROOT / "config" / "promptspool.toml").read_text(encoding="utf-8")
+
+    assert shown == settings.example_config()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_example_shows_every_key(section: str) -> None:
+    """Every key of every section stands in the example, set or commented out."""
+    found = re.search(
+        rf"^\[{section}\b.*?(?=^\[|\Z)", settings.example_config(), re.MULTILINE | re.DOTALL
+    )
+    assert found is not None
+
+    shown = re.findall(r"^(?:# )?([a-z_]+) = ", found[0], re.MULTILINE)
+
+    assert sorted(shown) == sorted(SECTIONS[section].model_fields)
+
+
+def test_example_has_every_section() -> None:
+    """No section of the model is missing from the example."""
+    assert set(SECTIONS) == set(Settings.model_fields)
+
+
+def test_example_shows_the_defaults(load: Callable[..., Settings]) -> None:
+    """Removing every comment sign changes nothing but the keys that have no default."""
+    text = settings.example_config()
+    bare = load(text)
+    without = {"api_key_file", "system", "prompt", "id"}
+
+    full = load(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
+
+    for section in Settings.model_fields:
+        old, new = getattr(bare, section), getattr(full, section)
+        old, new = (next(iter(s.values())) if isinstance(s, dict) else s for s in (old, new))
+        assert old.model_dump(exclude=without) == new.model_dump(exclude=without)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("200ms", 0.2),
+        ("10s", 10),
+        ("2m", 120),
+        ("24h", 86_400),
+        ("7d", 604_800),
+        ("1.5s", 1.5),
+        ("90", 90),
+        (90, 90),
+        (0.25, 0.25),
+        (0, 0),
+    ],
+)
+def test_duration(written: object, seconds: float) -> None:
+    """A duration is a number with a unit, or a bare number of seconds."""
+    assert TypeAdapter(Duration).validate_python(written) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("190MB", 190_000_000), ("64KB", 64_000), ("1GB", 10**9), ("1.5 kb", 1_500), (7, 7)],
+)
+def test_size(written: object, size: int) -> None:
+    """A size is decimal, in whole bytes."""
+    assert TypeAdapter(Size).validate_python(written) == size
+
+
+@pytest.mark.parametrize("kind", [TypeAdapter(Duration), TypeAdapter(Size)], ids=["time", "size"])
+@pytest.mark.parametrize(
+    "written",
+    ["", "s", "2 parsecs", "-1s", -1, True, None, [], float("nan"), float("inf"), 10**18],
+)
+def test_no_quantity(kind: TypeAdapter[float], written: object) -> None:
+    """What is not a quantity is refused, never guessed at."""
+    with pytest.raises(ValidationError):
+        kind.validate_python(written)
+
+
+@given(st.one_of(st.text(), st.integers(), st.floats(), st.binary(), st.booleans()))
+def test_any_quantity_is_finite_or_refused(written: object) -> None:
+    """No input makes a duration or a size that is negative, endless or an unexpected exception."""
+    for kind in (Duration, Size):
+        try:
+            value = TypeAdapter(kind).validate_python(written)
+        except ValidationError:
+            continue
+
+        assert 0 <= value < float("inf")
+
+
+def test_environment_wins(load: Callable[..., Settings]) -> None:
+    """A variable replaces one key and leaves its neighbours alone, also in named sections."""
+    loaded = load(
+        PROVIDER + 'max_requests = 7\n[profiles.My-Reviews]\nmodel = "m"\nparams = { n = 1 }',
+        PROMPTSPOOL_PROVIDERS__OPENAI__BASE_URL="http://127.0.0.1:8080/v1/",
+        PROMPTSPOOL_POLLING__FIRST="200ms",
+        PROMPTSPOOL_PROFILES__MY_REVIEWS__SYSTEM="Be brief.",
+        PROMPTSPOOL_PROFILES__MY_REVIEWS__PARAMS__TEMPERATURE="0.5",
+        PROMPTSPOOL_CONFIG="elsewhere",
+        PROMPTSPOOL_SERVICE_HOST="10.0.0.1",
+    )
+
+    assert loaded.providers["openai"].base_url == "http://127.0.0.1:8080/v1"
+    assert loaded.providers["openai"].max_requests == 7
+    assert loaded.polling.first == pytest.approx(0.2)
+    assert list(loaded.profiles) == ["My-Reviews"]
+    assert loaded.profiles["My-Reviews"].system == "Be brief."
+    assert loaded.profiles["My-Reviews"].params == {"n": 1, "temperature": 0.5}
+
+
+def test_params_in_the_environment(load: Callable[..., Settings]) -> None:
+    """Params are JSON: as one variable, or a variable each, where what is not JSON is a string."""
+    loaded = load(
+        PROVIDER,
+        PROMPTSPOOL_PROFILES__X='{"model": "m"}',
+        PROMPTSPOOL_PROFILES__X__PARAMS='{"user": "7", "n": 7}',
+        PROMPTSPOOL_PROFILES__Y__MODEL="m",
+        PROMPTSPOOL_PROFILES__Y__PARAMS__USER="me",
+        PROMPTSPOOL_PROFILES__Y__PARAMS__REASONING__EFFORT='"7"',
+        PROMPTSPOOL_PROFILES__Y__PARAMS__N="7",
+    )
+
+    assert loaded.profiles["x"].params == {"user": "7", "n": 7}
+    assert loaded.profiles["y"].params == {"user": "me", "reasoning": {"effort": "7"}, "n": 7}
+
+
+def test_every_key_can_be_set_by_the_environment(load: Callable[..., Settings]) -> None:
+    """The environment alone can say all that the file can."""
+    values = tomllib.loads(
+        re.sub(r"^# ([a-z_]+ = )", r"\1", settings.example_config(), flags=re.MULTILINE)
+    )
+    environ = {
+        f"PROMPTSPOOL_{section}__{path}".upper(): value if isinstance(value, str) else repr(value)
+        for section, table in values.items()
+        for path, value in _leaves(table)
+    }
+    environ["PROMPTSPOOL_PROVIDERS__OPENAI__CLEANUP"] = "false"
+
+    assert len(environ) > 40
+    assert load("", **environ).providers["openai"].cleanup is False
+
+
+def _leaves(table: dict[str, object]) -> list[tuple[str, object]]:
+    found = []
+
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            found += [(f"{key}__{path}", leaf) for path, leaf in _leaves(value)]
+        else:
+            found.append((key, value))
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("[spool\n", "promptspool.toml", "line 1"),
+        ('[spool]\nsetle = "2s"', "spool.setle", "did you mean 'settle'"),
+        ('[spool]\nsettle = "soon"', "spool.settle", "'soon'; write a duration"),
+        ("[spol]", "spol", "did you mean 'spool'"),
+        ("spool = 3", "spool", "found 3"),
+        ('_env_file = "x"', "_env_file", "unknown key"),
+        ("[lanes]\npoll = 0", "lanes.poll", "found 0"),
+        ("[polling]\nfactor = 0.5", "polling.factor", "found 0.5"),
+        ("[providers.openai]", "providers.openai.base_url", "missing"),
+        (PROVIDER + "[profiles.x]", "profiles.x.model", "missing"),
+        (PROVIDER + '[profiles.".x"]\nmodel = "m"', "profiles..x", "found '.x'"),
+        (PROVIDER + '[profiles.x]\nmodel = "m"\nendpoint = "/v1/videos"', "x.endpoint", "/videos"),
+    ],
+)
+def test_fault(fault: Callable[..., ConfigError], text: str, key: str, says: str) -> None:
+    """A fault names the file, the key, what was found and what to write."""
+    error = fault(text)
+
+    assert error.key.endswith(key)
+    assert says in error.reason
+    assert "promptspool.toml" in str(error)
+
+
+def test_unknown_provider(fault: Callable[..., ConfigError]) -> None:
+    """A profile refers to a provider that exists."""
+    error = fault(PROVIDER + '[profiles.x]\nmodel = "m"\nprovider = "y"')
+
+    assert "profiles.x.provider: found 'y'; write one of: openai" in str(error)
+
+
+def test_template_line(fault: Callable[..., ConfigError]) -> None:
+    """A template that does not compile is refused with the line inside the template."""
+    error = fault(PROVIDER + '[profiles.x]\nmodel = "m"\nprompt = "a\\nb\\n{{ c"')
+
+    assert error.key == "profiles.x.prompt"
+    assert "line 3 of the template" in error.reason
+
+
+def test_all_faults_are_listed(fault: Callable[..., ConfigError]) -> None:
+    """One run shows every fault, so that one edit can mend them all."""
+    error = fault('[spool]\nsettle = "x"\nfoo = 1\n[lanes]\npoll = 65\n')
+
+    assert "3 problems" in error.reason
+    assert all(key in error.reason for key in ("spool.settle", "spool.foo", "lanes.poll"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("PROMPTSPOOL_SPOOL__SETTLE", "(from $PROMPTSPOOL_SPOOL__SETTLE)"),
+        ("PROMPTSPOOL_SPOOL__SETLE", "did you mean 'settle'"),
+        ("PROMPTSPOOL_SPOL__SETTLE", "did you mean 'spool'"),
+        ("PROMPTSPOOL_SPOOL", "PROMPTSPOOL_SPOOL__KEY"),
+        ("PROMPTSPOOL_PROFILES__X", "(from $PROMPTSPOOL_PROFILES__X)"),
+        ("PROMPTSPOOL_PROFILES__X__PARAMS", "(from $PROMPTSPOOL_PROFILES__X__PARAMS)"),
+    ],
+)
+def test_fault_in_the_environment(fault: Callable[..., ConfigError], name: str, says: str) -> None:
+    """A variable that cannot be used is named, and a misspelt one is not ignored."""
+    assert says in str(fault(PROVIDER, **{name: "{x"}))
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://api.example.com/v1",
+        "http://127.0.0.1.example.com/v1",
+        "http://localhost.example.com/v1",
+        "ftp://localhost/v1",
+        "api.example.com/v1",
+        "https://user:secret@api.example.com/v1",
+        "https://api.example.com/v1?key=secret",
+        "https://api.example.com:99999/v1",
+        "https://[",
+        "",
+    ],
+)
+def test_base_url_refused(fault: Callable[..., ConfigError], base_url: str) -> None:
+    """A key is never sent in the clear to another machine, and an address holds no secrets."""
+    error = fault(f'[providers.x]\nbase_url = "{base_url}"')
+
+    assert error.key == "providers.x.base_url"
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "localhost", "[::1]:8080", "sim.localhost"])
+def test_loopback_may_be_plain(host: str) -> None:
+    """A provider on this machine may be spoken to without TLS."""
+    assert ProviderSettings(base_url=f"http://{host}/").base_url == f"http://{host}"
+
+
+@pytest.mark.parametrize("key", ["api_key", "api_key_env", "base_url"])
+def test_misplaced_key_is_not_repeated(fault: Callable[..., ConfigError], key: str) -> None:
+    """A key pasted into the wrong place does not reach the message."""
+    assert "sk-secret" not in str(fault(f'[providers.x]\n{key} = "sk-secret"'))
+
+
+def test_settings_are_frozen(load: Callable[..., Settings]) -> None:
+    """Nothing changes a setting once it is loaded."""
+    loaded = load(PROVIDER)
+
+    with pytest.raises(ValidationError):
+        loaded.spool.settle = 3.0
+
+    with pytest.raises(ValidationError):
+        loaded.log = settings.LogSettings()
+
+
+def test_made_directly_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings made in code are what the code says."""
+    monkeypatch.setenv("PROMPTSPOOL_LOG__LEVEL", "debug")
+
+    assert Settings().log.level == "info"
+    assert Settings().source is None
+
+
+def test_paths(load: Callable[..., Settings], tmp_path: Path) -> None:
+    """Paths in the file are relative to the file; --spool is relative to the working directory."""
+    loaded = load(PROVIDER + 'api_key_file = "keys/openai"\n[spool]\npath = "../spool"')
+    overridden = settings.load(loaded.source, spool=Path("here"), environ={})
+
+    assert loaded.spool.path == tmp_path.parent / "spool"
+    assert loaded.providers["openai"].api_key_file == tmp_path / "keys" / "openai"
+    assert overridden.spool.path == Path.cwd() / "here"
+
+
+def test_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config comes before $PROMPTSPOOL_CONFIG, which comes before ./promptspool.toml."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / name for name in ("a.toml", "b.toml", "promptspool.toml")]
+
+    for file in files:
+        file.write_text(PROVIDER, encoding="utf-8")
+
+    environ = {"PROMPTSPOOL_CONFIG": "b.toml"}
+
+    assert settings.load(Path("a.toml"), environ=environ).source == files[0]
+    assert settings.load(None, environ=environ).source == files[1]
+    assert settings.load(None, environ={}).source == files[2]
+
+
+def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file the message says where it was looked for and how to make one."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"looked in .*/promptspool\.toml.*promptspool init DIR"):
+        settings.load(None, environ={})
+
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
+        settings.load(Path("nowhere.toml"), environ={})
+
+
+def test_file_that_is_no_text(tmp_path: Path) -> None:
+    """A file in another encoding is named, not guessed at."""
+    file = tmp_path / "promptspool.toml"
+    file.write_bytes(b'[spool]\npath = "\xff"')
+
+    with pytest.raises(ConfigError, match="not UTF-8 at byte 16"):
+        settings.load(file, environ={})
+
+
+def test_key_order(tmp_path: Path) -> None:
+    """The key comes from the variable, else the file, else the systemd credential."""
+    (tmp_path / "file").write_text("from-file\n", encoding="utf-8")
+    (tmp_path / "openai").write_text("from-credential\n", encoding="utf-8")
+    provider = ProviderSettings(
+        base_url="https://x", api_key_env="KEY", api_key_file=tmp_path / "file"
+    )
+    bare = ProviderSettings(base_url="https://x")
+    credentials = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    assert settings.api_key(provider, "openai", {"KEY": " from-env "}) == "from-env"
+    assert settings.api_key(provider, "openai", {"KEY": ""}) == "from-file"
+    assert settings.api_key(bare, "openai", credentials) == "from-credential"
+
+
+@pytest.mark.parametrize("key", ["two words", "ünicode", "a\nb", "a\x00b"])
+def test_impossible_key(key: str) -> None:
+    """A key that no header can carry is refused here, without repeating it."""
+    provider = ProviderSettings(base_url="https://x", api_key_env="KEY")
+
+    with pytest.raises(ConfigError) as caught:
+        settings.api_key(provider, "openai", {"KEY": key})
+
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "write api_key_env"),
+        ({"api_key_env": "KEY"}, r"set \$KEY"),
+        ({"api_key_file": "/nonexistent/key"}, "No such file"),
+    ],
+)
+def test_no_key(values: dict[str, str], says: str) -> None:
+    """A missing key says where to put it."""
+    provider = ProviderSettings.model_validate({"base_url": "https://x", **values})
+
+    with pytest.raises(ConfigError, match=says):
+        settings.api_key(provider, "openai", {})
