@@ -1,0 +1,250 @@
+"""The spool's directories, and every durable write, link and rename in them.
+
+A step here is on the platter when the call returns: data before name, name before what depends on
+it (write, fsync, rename, fsync of the directory). Nothing in it replaces a file that people may
+own. Raises `SpoolError` for a spool that cannot be used (environment) and lets `OSError` through
+where the disk itself refuses (environment).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptspool.errors import SpoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from promptspool.model import BatchId, JobId
+
+MAX_NAME_BYTES = 255
+"""Of one path component (ext4, xfs, btrfs: NAME_MAX)."""
+
+LONGEST_SUFFIX = ".results.jsonl"
+"""The longest that delivery appends to a dropped file's name."""
+
+
+def sync_file(path: Path) -> None:
+    """Return when the content of *path* is on the platter."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in *path* are on the platter."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Make *path* hold *data*, whole or not at all; what was there before is replaced.
+
+    For our own files only: never use it where a person may have put something.
+    """
+    part = path.with_name(path.name + ".part")
+
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+    rename_durably(part, path)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename *source*, already synced, to *target* of ours, replacing it; both folders are synced."""
+    source.rename(target)
+    sync_folder(target.parent)
+
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def make_folders(path: Path, *, below: Path) -> None:
+    """Make *path* and what is missing between it and *below*, which exists; durable, repeatable."""
+    for folder in (*reversed(path.relative_to(below).parents), path.relative_to(below)):
+        made = below / folder
+
+        if not made.is_dir():
+            made.mkdir(exist_ok=True)
+            sync_folder(made.parent)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Give *source* the further name *target*, never replacing one; repeating it changes nothing.
+
+    Raises `FileExistsError` if *target* is another file.
+    """
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        if not is_published(source, target):
+            raise
+
+    sync_folder(target.parent)
+
+
+def is_published(source: Path, target: Path) -> bool:
+    """Tell whether *target* is *source* under another name."""
+    try:
+        return target.samefile(source) and not target.is_symlink()
+    except FileNotFoundError:
+        return False
+
+
+def unpublish(source: Path, target: Path) -> None:
+    """Take the name *target* away again, if it is *source*."""
+    if is_published(source, target):
+        target.unlink()
+        sync_folder(target.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a working folder with all that is in it; repeatable."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+    sync_folder(path.parent)
+
+
+class Spool:
+    """One spool directory. All but `state/` must share one file system."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the parts of the spool at *root*; touches nothing."""
+        self.root = root
+        self.inbox = root / "inbox"
+        self.working = root / "working"
+        self.outbox = root / "outbox"
+        self.done = root / "done"
+        self.rejected = root / "rejected"
+        self.state = root / "state"
+        self._id_file = root / ".promptspool"
+
+    @property
+    def database(self) -> Path:
+        """Return where the database is."""
+        return self.state / "promptspool.db"
+
+    def folder(self, job: JobId) -> Path:
+        """Return the working folder of *job*."""
+        return self.working / job
+
+    def requests_file(self, job: JobId, batch: BatchId) -> Path:
+        """Return the request file of *batch*."""
+        return self.folder(job) / f"{batch}.requests.jsonl"
+
+    def make(self) -> None:
+        """Make whatever is missing of the tree; repeatable."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+
+            for folder in (self.inbox, self.working, self.outbox, self.done, self.rejected):
+                folder.mkdir(exist_ok=True)
+
+            self.state.mkdir(mode=0o750, exist_ok=True)
+        except OSError as error:
+            message = f"{self.root}: the spool cannot be made here: {error.strerror}"
+            raise SpoolError(message) from error
+
+    def identity(self) -> str:
+        """Return the spool's own id, made once and kept in `.promptspool`."""
+        try:
+            return self._id_file.read_text("ascii").strip()
+        except FileNotFoundError:
+            write_durably(self._id_file, secrets.token_hex(6).encode() + b"\n")
+
+            return self.identity()
+
+    @contextmanager
+    def opened(self) -> Iterator[str]:
+        """Hold the spool for this process alone and yield its id.
+
+        The lock goes with the process, however it ends. Raises `SpoolError` if another daemon holds
+        it, or if files cannot be renamed between its folders.
+        """
+        self.make()
+
+        with (self.state / "lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                message = f"{self.root}: another promptspool runs on this spool; stop it first"
+                raise SpoolError(message) from error
+
+            self._probe()
+            yield self.identity()
+
+    def _probe(self) -> None:
+        """Rename a file through every folder: a bind mount shares st_dev and still refuses."""
+        probe = self.working / ".probe"
+
+        for folder in (self.inbox, self.outbox, self.done, self.rejected):
+            probe.touch()
+
+            try:
+                moved = probe.rename(folder / ".probe")
+                moved.unlink()
+            except OSError as error:
+                probe.unlink(missing_ok=True)
+                raise SpoolError(_probe_message(folder, self.working, error)) from error
+
+    def reserve(self, name: bytes, taken: set[bytes]) -> bytes:
+        """Return a stem for *name* that is free in `outbox/`, `done/` and `rejected/`.
+
+        *taken* are the stems of the jobs in flight. The stem of a name that is too long for what is
+        appended to it is cut.
+        """
+        room = MAX_NAME_BYTES - len(LONGEST_SUFFIX) - len("-999999")
+        folder, base = os.path.split(name)
+        name = os.path.join(folder, base[:room])
+        number = 1
+
+        while True:
+            stem = name if number == 1 else name + b"-%d" % number
+
+            if stem not in taken and not any(map(os.path.lexists, self._products(stem))):
+                return stem
+
+            number += 1
+
+    @staticmethod
+    def is_too_long(name: bytes) -> bool:
+        """Tell whether results could not be named after *name*."""
+        return len(os.path.basename(name)) + len(LONGEST_SUFFIX) + len("-999999") > MAX_NAME_BYTES
+
+    def _products(self, stem: bytes) -> list[Path]:
+        """Return every name outside `working/` that a job with *stem* may leave."""
+        text = os.fsdecode(stem)
+        suffixes = (".results.jsonl", ".errors.jsonl", ".summary.json")
+
+        return [
+            *(self.outbox / (text + suffix) for suffix in suffixes),
+            self.done / text,
+            self.rejected / text,
+            self.rejected / (text + ".rejected.json"),
+        ]
+
+
+def _probe_message(folder: Path, working: Path, error: OSError) -> str:
+    if error.errno == errno.EXDEV:
+        return (
+            f"{folder} and {working} are not on one file system (or one mount), so files cannot be "
+            f"moved between them; keep all of the spool but state/ in one place"
+        )
+
+    return f"{folder}: files cannot be moved here from {working}: {error.strerror}"
