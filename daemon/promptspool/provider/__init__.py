@@ -1,0 +1,45 @@
+"""Providers: all HTTP of the daemon is in here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+import httpx
+
+from promptspool.errors import Blocked, ConfigError
+from promptspool.provider.base import Provider
+from promptspool.provider.http import Http
+from promptspool.provider.openai import OpenAI
+from promptspool.settings import api_key
+
+if TYPE_CHECKING:
+    from promptspool.settings import ProviderSettings
+
+__all__ = ["Provider", "connect"]
+
+
+def connect(name: str, settings: ProviderSettings) -> Provider:
+    """Return the provider that *settings* describe; nothing is sent yet.
+
+    Its key is looked up at every call, so a missing one is `Blocked` then, not an error now.
+    """
+
+    def key() -> str:
+        try:
+            return api_key(settings, name)
+        except ConfigError as error:
+            raise Blocked(str(error), code="no_api_key") from error
+
+    http = Http(
+        base_url=settings.base_url,
+        key=key,
+        timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
+        transfer_timeout=httpx.Timeout(settings.transfer_timeout, connect=settings.connect_timeout),
+        max_answer_bytes=settings.max_answer_bytes,
+    )
+
+    match settings.dialect:
+        case "openai":
+            return OpenAI(name, http)
+        case _:
+            assert_never(settings.dialect)

@@ -1,0 +1,92 @@
+"""Reading the list of batches: as far back as asked, and no further.
+
+The order of `GET /batches` is not documented, so it is looked at, page by page: as long as the list
+runs from young to old it is read back to a time; a list in any other order is read to its end.
+Raises what `Provider.page` raises; nothing read so far is used then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptspool.model import RemoteBatch
+    from promptspool.provider.base import Provider
+
+SKEW_S = 600.0
+"""How far the provider's clock may be off from what its `Date` says, and lists from their order."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweep:
+    """What was read."""
+
+    batches: list[RemoteBatch] = field(default_factory=list)
+    pages: int = 0
+    complete: bool = False
+    """Everything younger than the time asked for was read."""
+
+
+async def sweep(
+    provider: Provider,
+    *,
+    back_to: float,
+    now: float,
+    budget: int | None = None,
+    wanted: frozenset[str] = frozenset(),
+) -> Sweep:
+    """Read the list back to *back_to*, in this machine's time, of which *now* is the present.
+
+    It ends early after *budget* pages, or when every batch id in *wanted*, if any, was met.
+    """
+    result = Sweep()
+    missing = set(wanted)
+    after: str | None = None
+    offset: float | None = None
+    is_sorted = True
+
+    while budget is None or result.pages < budget:
+        page = await provider.page(after)
+        result.pages += 1
+        result.batches.extend(page.batches)
+        missing.difference_update(batch.id for batch in page.batches)
+
+        if offset is None:
+            offset = 0.0 if page.answered_at is None else page.answered_at - now
+
+        is_sorted = is_sorted and _runs_back(result.batches[-len(page.batches) - 1 :])
+        last = page.batches[-1].id if page.batches else None
+
+        if not page.has_more or last is None or last == after:
+            result.complete = True
+            break
+
+        if is_sorted and _is_older(page.batches, back_to + offset - SKEW_S):
+            result.complete = True
+            break
+
+        if wanted and not missing:
+            break
+
+        after = last
+
+    return result
+
+
+def _runs_back(batches: Sequence[RemoteBatch]) -> bool:
+    """Tell whether the times run from young to old; a batch without a time proves nothing."""
+    times = [batch.created_at for batch in batches]
+
+    return all(
+        young is not None and old is not None and young >= old for young, old in pairwise(times)
+    )
+
+
+def _is_older(batches: Sequence[RemoteBatch], limit: float) -> bool:
+    last = batches[-1].created_at
+
+    return last is not None and last < limit

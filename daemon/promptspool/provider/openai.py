@@ -1,0 +1,269 @@
+"""The OpenAI dialect of the Batch API: Files and Batches, as OpenAI and many others speak it.
+
+Decoding is tolerant, since compatible servers leave fields out, send numbers as text, `""` for no
+file and `errors` as a bare list (`batch-apis`, sections 2 and 3); only a missing id makes an answer
+unusable.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from promptspool.errors import NotFound, Unavailable
+from promptspool.model import RemoteBatch, RemoteStatus
+from promptspool.provider.base import Dialect, Page, RemoteFile
+from promptspool.provider.http import Http, http_date
+from promptspool.spool import rename_durably, sync_file
+from promptspool.wire import BatchFault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from promptspool.provider.base import Submission
+
+PAGE_SIZE = 100
+"""The most that `GET /batches` gives at once (OpenAI API reference, `limit`)."""
+
+STATUSES: dict[str, RemoteStatus] = {
+    **{status.value: status for status in RemoteStatus if status.value not in ("refused", "lost")},
+    **dict.fromkeys(
+        ("queued", "pending", "pre_schedule", "submitted", "scheduled"), RemoteStatus.VALIDATING
+    ),
+    **dict.fromkeys(("running", "progress", "processing", "inprogress"), RemoteStatus.IN_PROGRESS),
+    **dict.fromkeys(("complete", "success", "succeeded", "done", "ended"), RemoteStatus.COMPLETED),
+    **dict.fromkeys(("error",), RemoteStatus.FAILED),
+    **dict.fromkeys(("timeout_exceeded",), RemoteStatus.EXPIRED),
+    **dict.fromkeys(("canceling", "cancellation_requested", "stopping"), RemoteStatus.CANCELLING),
+    **dict.fromkeys(("canceled", "stopped"), RemoteStatus.CANCELLED),
+}
+"""Status words of the dialect's speakers, in lower case (`batch-apis`, 3.2)."""
+
+
+class OpenAI:
+    """One account behind an OpenAI-shaped API."""
+
+    dialect = Dialect(name="openai", uploads=True, metadata=True, cancels=True, deletes=True)
+
+    def __init__(self, name: str, http: Http) -> None:
+        """Take the provider's *name* in the configuration and a pool to its address."""
+        self.name = name
+        self._http = http
+
+    async def close(self) -> None:
+        """Give back its connections."""
+        await self._http.close()
+
+    async def upload(self, path: Path, name: str) -> RemoteFile:
+        """Send the file at *path* under *name*; it is read as it is sent."""
+        with path.open("rb") as file:
+            data, _ = await self._http.json(
+                "POST",
+                "/files",
+                transfer=True,
+                data={"purpose": "batch"},
+                files={"file": (name, file, "application/jsonl")},
+            )
+
+        return _file(data)
+
+    async def create(self, submission: Submission) -> RemoteBatch:
+        """Create a batch; see `Provider.create`."""
+        data, _ = await self._http.json(
+            "POST",
+            "/batches",
+            json={
+                "input_file_id": submission.input_file,
+                "endpoint": submission.endpoint,
+                "completion_window": submission.completion_window,
+                "metadata": submission.metadata,
+            },
+        )
+
+        return remote_batch(data)
+
+    async def retrieve(self, remote_id: str) -> RemoteBatch:
+        """Return how a batch is doing."""
+        data, _ = await self._http.json("GET", f"/batches/{remote_id}")
+
+        return remote_batch(data)
+
+    async def page(self, after: str | None) -> Page:
+        """Return up to a hundred batches, those behind *after*."""
+        parameters = {"limit": str(PAGE_SIZE)} | ({"after": after} if after else {})
+        data, headers = await self._http.json("GET", "/batches", params=parameters)
+        items = data.get("data")
+
+        if not isinstance(items, list):
+            raise Unavailable("the list of batches has no data")
+
+        return Page(
+            batches=[remote_batch(item) for item in items],
+            has_more=bool(data.get("has_more")) and bool(items),
+            answered_at=http_date(headers.get("date")),
+        )
+
+    async def cancel(self, remote_id: str) -> RemoteBatch:
+        """Ask for the end of a batch."""
+        data, _ = await self._http.json("POST", f"/batches/{remote_id}/cancel")
+
+        return remote_batch(data)
+
+    async def download(self, file: str, path: Path) -> None:
+        """Put the content of *file* to *path*, durable and whole or not at all.
+
+        Raises `Unavailable` if fewer bytes came than were announced (F19).
+        """
+        part = path.with_name(path.name + ".part")
+        size = 0
+
+        async with self._http.stream("GET", f"/files/{file}/content", transfer=True) as response:
+            with part.open("wb") as target:
+                async for chunk in response.aiter_raw():
+                    target.write(chunk)
+                    size += len(chunk)
+
+            announced = response.headers.get("content-length")
+
+        if announced is not None and announced.isdigit() and int(announced) != size:
+            raise Unavailable(f"{size} of {announced} bytes of {file} came")
+
+        await anyio.to_thread.run_sync(_keep, part, path)
+
+    async def file(self, file: str) -> RemoteFile:
+        """Return what is known of a file; raises `NotFound`."""
+        data, _ = await self._http.json("GET", f"/files/{file}")
+
+        return _file(data)
+
+    async def files(self) -> Sequence[RemoteFile]:
+        """Return up to 10,000 batch input files, the youngest first."""
+        data, _ = await self._http.json(
+            "GET", "/files", params={"purpose": "batch", "order": "desc", "limit": "10000"}
+        )
+        items = data.get("data")
+
+        return [_file(item) for item in items] if isinstance(items, list) else []
+
+    async def delete_file(self, file: str) -> None:
+        """Delete a file; one that is gone already counts as deleted."""
+        try:
+            await self._http.json("DELETE", f"/files/{file}")
+        except NotFound:
+            return
+
+
+def _keep(part: Path, path: Path) -> None:
+    sync_file(part)
+    rename_durably(part, path)
+
+
+def remote_batch(data: object) -> RemoteBatch:
+    """Return a Batch object in our words; raises `Unavailable` for one without an id."""
+    if not isinstance(data, dict) or not isinstance(data.get("id"), str) or not data["id"]:
+        raise Unavailable("the answer is no batch")
+
+    raw_status = str(data.get("status") or "unknown")
+    counts = data.get("request_counts")
+    counts = counts if isinstance(counts, dict) else {}
+    metadata = data.get("metadata")
+
+    return RemoteBatch(
+        id=data["id"],
+        status=STATUSES.get(raw_status.lower(), RemoteStatus.UNKNOWN),
+        raw_status=raw_status,
+        metadata={str(key): str(value) for key, value in metadata.items()}
+        if isinstance(metadata, dict)
+        else {},
+        input_file=_name(data.get("input_file_id")),
+        output_file=_name(data.get("output_file_id")),
+        error_file=_name(data.get("error_file_id")),
+        created_at=_time(data.get("created_at")),
+        ended_at=_ended_at(data),
+        total=_count(counts.get("total")),
+        completed=_count(counts.get("completed")),
+        failed=_count(counts.get("failed")),
+        errors=faults(data.get("errors")),
+    )
+
+
+def faults(errors: object) -> str | None:
+    """Return a batch's `errors` as a JSON array of `wire.BatchFault`, None if there are none.
+
+    It may be the documented list object, a bare list (F28), or a list of texts.
+    """
+    items = errors.get("data") if isinstance(errors, dict) else errors
+
+    if not isinstance(items, list) or not items:
+        return None
+
+    return json.dumps([msgspec.to_builtins(_fault(item)) for item in items])
+
+
+def _fault(item: object) -> BatchFault:
+    if not isinstance(item, dict):
+        return BatchFault(message=str(item))
+
+    line = item.get("line")
+
+    return BatchFault(
+        code=_name(item.get("code")),
+        message=_name(item.get("message")),
+        line=_count(line) if line is not None else None,
+        param=_name(item.get("param")),
+    )
+
+
+def _file(data: object) -> RemoteFile:
+    if not isinstance(data, dict) or not isinstance(data.get("id"), str) or not data["id"]:
+        raise Unavailable("the answer is no file")
+
+    size = data.get("bytes")
+
+    return RemoteFile(
+        id=data["id"],
+        name=str(data.get("filename") or ""),
+        size_bytes=None if size is None else _count(size),
+        created_at=_time(data.get("created_at")),
+    )
+
+
+def _ended_at(data: dict[str, Any]) -> float | None:
+    ends = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+
+    return next((at for at in (_time(data.get(end)) for end in ends) if at is not None), None)
+
+
+def _name(value: object) -> str | None:
+    """Return a text; `""` is none (F8)."""
+    return str(value) if value not in (None, "") else None
+
+
+def _count(value: object) -> int:
+    """Return a number that may have come as text; 0 for what is none."""
+    try:
+        return max(int(str(value)), 0)
+    except ValueError:
+        return 0
+
+
+def _time(value: object) -> float | None:
+    """Return Unix seconds from a number, a number as text, or ISO 8601; None for what is none."""
+    if value in (None, ""):
+        return None
+
+    try:
+        return float(str(value))
+    except ValueError:
+        pass
+
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return None
