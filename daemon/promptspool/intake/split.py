@@ -1,0 +1,172 @@
+"""Split: requests become request files, none larger than the provider takes.
+
+Holds a few megabytes of lines whatever the number of files, and never more than one of them open.
+After a crash the files are half-written: they count for nothing until a manifest names them.
+Raises `BadInput` for a request that fits no file (bad data) and lets `OSError` through
+(environment).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from promptspool.errors import BadInput
+from promptspool.model import JobId, batch_id
+from promptspool.spool import sync_file
+from promptspool.wire import PlannedBatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from promptspool.intake.request import Request
+    from promptspool.model import BatchId
+
+# A file of hundreds of models would otherwise hold as many buffers, all of them nearly full.
+PART_BUFFER_BYTES = 1 << 20
+ALL_BUFFERS_BYTES = 1 << 23
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a provider takes in one batch."""
+
+    max_requests: int
+    max_bytes: int
+    """Of the request file, line ends included."""
+    max_inputs: int
+    """Embedding inputs, summed over the requests."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    """One request file in the making."""
+
+    id: BatchId
+    endpoint: str
+    model: str
+    requests: int = 0
+    size_bytes: int = 0
+    inputs: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    pending: list[bytes] = field(default_factory=list)
+    pending_bytes: int = 0
+
+    def has_room(self, size: int, inputs: int, limits: Limits) -> bool:
+        return (
+            self.requests < limits.max_requests
+            and self.size_bytes + size <= limits.max_bytes
+            and self.inputs + inputs <= limits.max_inputs
+        )
+
+    def add(self, line: bytes, inputs: int) -> None:
+        self.requests += 1
+        self.size_bytes += len(line)
+        self.inputs += inputs
+        self.pending.append(line)
+        self.pending_bytes += len(line)
+
+
+class Splitter:
+    """Appends requests to the files of *folder*, one row of files for each endpoint and model.
+
+    A batch takes one of each (OpenAI Batch guide). Files are numbered from 1 in the order of their
+    first requests; within a file, requests keep theirs.
+    """
+
+    def __init__(self, *, folder: Path, job: JobId, limits: Limits) -> None:
+        """Begin without files; those that an earlier plan left must be gone."""
+        self._folder = folder
+        self._job = job
+        self._limits = limits
+        self._open: dict[tuple[str, str], _Part] = {}
+        self._parts: list[_Part] = []
+        self._pending_bytes = 0
+
+    def check(self, request: Request, line: bytes) -> None:
+        """Raise `BadInput` if *line* would not even fit a file of its own."""
+        limits = self._limits
+
+        if len(line) > limits.max_bytes:
+            reason = (
+                f"the request is {len(line):,} bytes long, the provider takes {limits.max_bytes:,} "
+                f"in a batch; shorten it"
+            )
+            raise BadInput(reason, code="request_too_large")
+
+        if request.inputs > limits.max_inputs:
+            reason = (
+                f"the request has {request.inputs:,} inputs, the provider takes "
+                f"{limits.max_inputs:,} in a batch; spread them over several rows"
+            )
+            raise BadInput(reason, code="too_many_inputs")
+
+    def add(self, request: Request, line: bytes) -> None:
+        """Append *line*, which is *request* under its wire id and passed `check`."""
+        part = self._part_for(request, line)
+        part.add(line, request.inputs)
+        self._pending_bytes += len(line)
+
+        if part.pending_bytes >= PART_BUFFER_BYTES:
+            self._flush(part)
+
+        if self._pending_bytes >= ALL_BUFFERS_BYTES:
+            self._flush_all()
+
+    def finish(self) -> list[PlannedBatch]:
+        """Return the batches in order; their files are whole and their content is synced."""
+        self._flush_all()
+
+        for part in self._parts:
+            sync_file(self._path(part))
+
+        return [
+            PlannedBatch(
+                id=part.id,
+                endpoint=part.endpoint,
+                model=part.model,
+                requests=part.requests,
+                size_bytes=part.size_bytes,
+                sha256=part.digest.hexdigest(),
+            )
+            for part in self._parts
+        ]
+
+    def _part_for(self, request: Request, line: bytes) -> _Part:
+        group = (request.url, request.model)
+        part = self._open.get(group)
+
+        if part is not None and part.has_room(len(line), request.inputs, self._limits):
+            return part
+
+        if part is not None:
+            self._flush(part)
+
+        name = batch_id(self._job, len(self._parts) + 1)
+        part = _Part(id=name, endpoint=request.url, model=request.model)
+        self._open[group] = part
+        self._parts.append(part)
+
+        return part
+
+    def _flush_all(self) -> None:
+        for part in self._open.values():
+            self._flush(part)
+
+    def _flush(self, part: _Part) -> None:
+        if not part.pending:
+            return
+
+        data = b"".join(part.pending)
+
+        with self._path(part).open("ab") as file:
+            file.write(data)
+
+        part.digest.update(data)
+        self._pending_bytes -= part.pending_bytes
+        part.pending.clear()
+        part.pending_bytes = 0
+
+    def _path(self, part: _Part) -> Path:
+        return self._folder / f"{part.id}.requests.jsonl"
