@@ -174,6 +174,26 @@ class Store:
 
     # Reading.
 
+    async def pending(
+        self, statuses: Iterable[Status], providers: Iterable[str], *, now: float
+    ) -> set[tuple[Status, str | None]]:
+        """Return those of *statuses* that have due rows; for batches, by which of *providers*."""
+        asked: list[tuple[Status, str | None]] = []
+
+        for status in statuses:
+            names = providers if isinstance(status, BatchStatus) else (None,)
+            asked.extend((status, name) for name in names)
+
+        questions = ", ".join(_question(status) for status, _ in asked)
+        parameters: list[object] = []
+
+        for status, name in asked:
+            parameters += [status.value, now] if name is None else [name, status.value, now]
+
+        answers = (await self._fetch(f"SELECT {questions}", parameters))[0]
+
+        return {key for key, is_due in zip(asked, answers, strict=True) if is_due}
+
     async def due(
         self, status: Status, provider: str | None, *, now: float, limit: int
     ) -> list[Row]:
@@ -391,6 +411,20 @@ def _translated() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise StoreError(f"the database refuses: {error}") from error
+
+
+def _question(status: Status) -> str:
+    match status:
+        case BatchStatus():
+            clause = "batches WHERE provider = ? AND status = ? AND due_at <= ?"
+        case JobStatus():
+            clause = "jobs WHERE status = ? AND due_at <= ?"
+        case ProviderStatus():
+            clause = "providers WHERE status = ? AND due_at <= ?"
+        case _:
+            assert_never(status)
+
+    return f"EXISTS (SELECT 1 FROM {clause})"  # noqa: S608
 
 
 def _columns(kind: type[Row]) -> str:

@@ -118,7 +118,8 @@ class OpenAI:
     async def download(self, file: str, path: Path) -> None:
         """Put the content of *file* to *path*, durable and whole or not at all.
 
-        Raises `Unavailable` if fewer bytes came than were announced (F19).
+        Raises `Unavailable` if fewer bytes came than were announced (F19), or something else than
+        JSON lines, a proxy's page for instance.
         """
         part = path.with_name(path.name + ".part")
         size = 0
@@ -126,6 +127,9 @@ class OpenAI:
         async with self._http.stream("GET", f"/files/{file}/content", transfer=True) as response:
             with part.open("wb") as target:
                 async for chunk in response.aiter_raw():
+                    if size == 0 and not chunk.lstrip().startswith(b"{"):
+                        raise Unavailable(f"the content of {file} is no JSON lines")
+
                     target.write(chunk)
                     size += len(chunk)
 

@@ -179,7 +179,7 @@ def _shown_results(record: Record, status: Status) -> Results:
     if record.results is None or status not in TERMINAL:
         return Results()
 
-    is_late = record.looks <= record.fate.late_file_ids
+    is_late = 0 < record.fate.late_file_ids >= record.looks
     return Results(usage=record.results.usage) if is_late else record.results
 
 

@@ -1,0 +1,151 @@
+"""The daemon put together: parts from a configuration, one task group, signals.
+
+The first SIGTERM or SIGINT lets running stages finish for `spool.stop_grace`, the second ends them
+where they are; either way the next start goes on. Raises `ConfigError` and `SpoolError`
+(environment) before anything is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from promptspool import __version__, systemd
+from promptspool.clock import Bell, SystemClock
+from promptspool.context import Account, Context
+from promptspool.dispatcher import Dispatcher
+from promptspool.inbox import Inbox
+from promptspool.policy import Backoff, Rules
+from promptspool.provider import connect
+from promptspool.spool import Spool
+from promptspool.stages import Lane
+from promptspool.store import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from promptspool.clock import Clock
+    from promptspool.settings import Settings
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the settings that decisions depend on."""
+    polling, retry = settings.polling, settings.retry
+    return Rules(
+        polling=Backoff(first_s=polling.first, factor=polling.factor, cap_s=polling.cap),
+        retry=Backoff(first_s=retry.first, factor=retry.factor, cap_s=retry.cap),
+        lookup_grace_s={
+            name: provider.lookup_grace for name, provider in settings.providers.items()
+        },
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Daemon:
+    """One run of the daemon on one spool."""
+
+    settings: Settings
+    clock: Clock = field(default_factory=SystemClock)
+    is_draining: bool = False
+    on_ready: Callable[[], None] = lambda: None
+    dispatcher: Dispatcher | None = None
+    """There while `run` runs."""
+
+    async def run(self) -> bool:
+        """Run until `stop`, or until drained; True if no job was left unfinished.
+
+        Raises `SpoolError` if the spool or its database cannot be used.
+        """
+        spool = Spool(self.settings.spool.path)
+
+        async with AsyncExitStack() as stack:
+            spool_id = stack.enter_context(spool.opened())
+            store = await stack.enter_async_context(opened(spool.database))
+            accounts = {
+                name: Account(provider=connect(name, provider), settings=provider)
+                for name, provider in self.settings.providers.items()
+            }
+
+            for account in accounts.values():
+                stack.push_async_callback(account.provider.close)
+
+            context = Context(
+                settings=self.settings,
+                spool=spool,
+                spool_id=spool_id,
+                store=store,
+                clock=self.clock,
+                accounts=accounts,
+            )
+
+            return await self._dispatch(context)
+
+    async def _dispatch(self, context: Context) -> bool:
+        bell = Bell()
+        inbox = Inbox(context.spool, self.settings, self.clock, bell)
+        lanes = self.settings.lanes
+        self.dispatcher = Dispatcher(
+            context=context,
+            inbox=inbox,
+            rules=rules_of(self.settings),
+            lanes={lane: getattr(lanes, lane.value) for lane in Lane},
+            bell=bell,
+            is_draining=self.is_draining,
+            on_ready=self.on_ready,
+        )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(inbox.watch)
+            is_done = await self.dispatcher.run()
+            inbox.close()
+
+        return is_done
+
+    def stop(self) -> None:
+        """End `run` gracefully."""
+        if self.dispatcher is not None:
+            self.dispatcher.stop()
+
+
+async def run(settings: Settings, *, is_draining: bool) -> bool:
+    """Run the daemon in the foreground, under systemd or not; True if no job was left unfinished."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
+    daemon = Daemon(
+        settings=settings,
+        is_draining=is_draining,
+        on_ready=lambda: None if systemd.notify("READY=1", os.environ) else None,
+    )
+    _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))
+    is_done = False
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_obey, daemon, tasks.cancel_scope)
+        is_done = await daemon.run()
+        tasks.cancel_scope.cancel()
+
+    _log.info("daemon.stopped")
+
+    return is_done
+
+
+async def _obey(daemon: Daemon, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        is_stopping = False
+
+        async for _ in signals:
+            if is_stopping:
+                scope.cancel()
+
+                return
+
+            is_stopping = True
+            systemd.notify("STOPPING=1", os.environ)
+            daemon.stop()

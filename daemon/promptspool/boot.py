@@ -1,0 +1,118 @@
+"""Taking stock at the start: what the spool, the database and the provider may disagree about.
+
+The folders in `working/` say which jobs there are, the database where they stand, and the provider
+what was bought. Here the first two are brought together and the third is doubted; `recall` settles
+the doubt. Whatever happens here is safe to repeat. Raises `StoreError` and `OSError` (environment).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import structlog
+
+from promptspool.errors import SpoolError
+from promptspool.model import BatchStatus, ProviderState, ProviderStatus
+from promptspool.outcomes import Booted, Restarted, Vanished
+from promptspool.policy import decide
+from promptspool.store import Change
+
+if TYPE_CHECKING:
+    from promptspool.context import Context
+    from promptspool.inbox import Inbox
+    from promptspool.model import Row
+    from promptspool.policy import Rules
+    from promptspool.store import Store
+
+CLEAN_STOP = "clean_stop"
+"""The note that says that no create was under way when the last process ended."""
+
+SPOOL_ID = "spool_id"
+"""The note that says which spool the database goes with."""
+
+SWEEPS_AFTER_A_CRASH = 2
+"""A list may lag behind a create that was cut off, so it is read again after the grace."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderState]:
+    """Bring spool and database together; return the providers, some of which have to recall.
+
+    Raises `SpoolError` if the database belongs to another spool.
+    """
+    store = context.store
+    now = context.clock.now()
+    await _check_spool(context)
+    is_clean = await store.meta(CLEAN_STOP) == "1"
+    await store.note(CLEAN_STOP, "0")
+    await _forget_vanished(context, rules, now)
+    await _adopt(context, inbox, now)
+    interrupted = await store.interrupted()
+    doubted = [(batch, decide(batch, Restarted(), now, rules)) for batch in interrupted]
+    await store.write(Change(updated=doubted, at=now))
+    live = await store.live_jobs()
+    inbox.taken.update(job.stem for job in live)
+    sweeps = 1 if is_clean else SWEEPS_AFTER_A_CRASH
+    busy = {job.provider for job in live}
+    _log.info("daemon.booted", jobs=len(live), clean_stop=is_clean)
+
+    return [
+        await _boot_provider(store, name, Booted(sweeps=sweeps if name in busy else 0), rules, now)
+        for name in context.accounts
+    ]
+
+
+async def _check_spool(context: Context) -> None:
+    """Refuse a database that goes with another spool: to it, every job here would have vanished."""
+    known = await context.store.meta(SPOOL_ID)
+
+    if known is None:
+        await context.store.note(SPOOL_ID, context.spool_id)
+    elif known != context.spool_id:
+        message = (
+            f"{context.spool.database} belongs to spool {known}, but {context.spool.root} is spool "
+            f"{context.spool_id}; is the spool not mounted?"
+        )
+        raise SpoolError(message)
+
+
+async def _forget_vanished(context: Context, rules: Rules, now: float) -> None:
+    """Close the jobs without a folder: it is removed last, so they were finished."""
+    for job in await context.store.live_jobs():
+        if await anyio.to_thread.run_sync(context.spool.folder(job.id).is_dir):
+            continue
+
+        batches = await context.store.batches_of(job.id)
+        live = [batch for batch in batches if batch.status is not BatchStatus.CLOSED]
+        rows: list[Row] = [job, *live]
+        gone = [(row, decide(row, Vanished(), now, rules)) for row in rows]
+        await context.store.write(Change(updated=gone, at=now))
+        _log.warning("job.vanished", job=job.id, file=job.shown)
+
+
+async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
+    """Give rows to the folders that have none."""
+    known = {job.id for job in await context.store.live_jobs()}
+    adopted = await anyio.to_thread.run_sync(inbox.adopted, known)
+    await context.store.write(Change(added=adopted, at=now))
+
+    for job in adopted:
+        _log.info("job.adopted", job=job.id, file=job.shown)
+
+
+async def _boot_provider(
+    store: Store, name: str, booted: Booted, rules: Rules, now: float
+) -> ProviderState:
+    """Start a provider afresh: a restart often follows a mended key or network."""
+    state = (await store.providers()).get(name)
+
+    if state is None:
+        state = ProviderState(id=name, status=ProviderStatus.READY)
+        await store.write(Change(added=[state], at=now))
+
+    after = decide(state, booted, now, rules)
+    await store.write(Change(updated=[(state, after)], at=now))
+
+    return (await store.providers())[name]

@@ -1,0 +1,182 @@
+"""Report: the summary of a job, which is delivered last and says that it is done.
+
+Pure but for reading line numbers from the working folder. Lets `OSError` through (environment).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from promptspool.collect.answers import user_lines
+from promptspool.collect.remedy import faults_of
+from promptspool.pricing import PRICES_AS_OF, Tokens, cost
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from promptspool.collect.products import Tally
+    from promptspool.model import Batch, Job
+    from promptspool.wire import Manifest
+
+MAX_FAULTS = 20
+"""Complaints about one batch that the summary repeats."""
+
+_USD_DIGITS = 6
+"""Decimals of a dollar: a single request costs thousandths of a cent."""
+
+
+def summary(  # noqa: PLR0913 (one keyword for each thing it tells of)
+    *,
+    job: Job,
+    manifest: Manifest,
+    batches: Sequence[Batch],
+    tally: Tally,
+    folder: Path,
+    stem: str,
+    delivered_at: float,
+) -> bytes:
+    """Return `summary.json`: indented JSON, UTF-8, with a final newline."""
+    content = summarise(
+        job=job,
+        manifest=manifest,
+        batches=batches,
+        tally=tally,
+        folder=folder,
+        stem=stem,
+        delivered_at=delivered_at,
+    )
+
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+
+def summarise(  # noqa: PLR0913 (one keyword for each thing it tells of)
+    *,
+    job: Job,
+    manifest: Manifest,
+    batches: Sequence[Batch],
+    tally: Tally,
+    folder: Path,
+    stem: str,
+    delivered_at: float,
+) -> dict[str, object]:
+    """Return what the summary says of a job, ready for JSON.
+
+    *stem* is the name that its products share, for people. Times are ISO 8601 in UTC; costs are
+    estimates in USD, None where a model's price is unknown.
+    """
+    requests = tally.results + tally.errors
+
+    return {
+        "job": job.id,
+        "file": manifest.source,
+        "profile": job.profile,
+        "status": "delivered",
+        "counts": {"requests": requests, "results": tally.results, "errors": tally.errors},
+        "errors_by_code": dict(tally.codes.most_common()),
+        "tokens": {model: _tokens(tokens) for model, tokens in sorted(tally.tokens.items())},
+        "cost": _cost(tally.tokens),
+        "batches": [_batch(batch, folder) for batch in batches],
+        "ignored_lines": {
+            "malformed": tally.noise.malformed,
+            "foreign": tally.noise.foreign,
+            "duplicate": tally.noise.duplicate,
+        },
+        "timings": _timings(job, delivered_at),
+        "files": {
+            "results": f"{stem}.results.jsonl",
+            "errors": f"{stem}.errors.jsonl" if tally.errors else None,
+        },
+    }
+
+
+def _timings(job: Job, delivered_at: float) -> dict[str, object]:
+    return {
+        "claimed_at": _iso(job.claimed_at),
+        "planned_at": _iso(job.planned_at),
+        "delivered_at": _iso(delivered_at),
+        "duration_s": round(delivered_at - job.claimed_at, 3),
+    }
+
+
+def _tokens(tokens: Tokens) -> dict[str, int]:
+    return {
+        "input": tokens.input,
+        "cached_input": tokens.cached_input,
+        "output": tokens.output,
+        "reasoning": tokens.reasoning,
+    }
+
+
+def _cost(tokens: Mapping[str, Tokens]) -> dict[str, object]:
+    """Return the sum over the models whose price is known, and each of them."""
+    costs = {model: cost(model, used) for model, used in sorted(tokens.items())}
+    known = [one for one in costs.values() if one is not None]
+    models = {
+        model: None
+        if one is None
+        else {
+            "batch_usd": _usd(one.batch_usd),
+            "standard_usd": _usd(one.standard_usd),
+            "saved_usd": _usd(one.saved_usd),
+        }
+        for model, one in costs.items()
+    }
+    is_known = bool(known) or not costs
+
+    return {
+        "batch_usd": _usd(sum(one.batch_usd for one in known)) if is_known else None,
+        "standard_usd": _usd(sum(one.standard_usd for one in known)) if is_known else None,
+        "saved_usd": _usd(sum(one.saved_usd for one in known)) if is_known else None,
+        "prices_as_of": PRICES_AS_OF,
+        "estimate": True,
+        "models": models,
+    }
+
+
+def _batch(batch: Batch, folder: Path) -> dict[str, object]:
+    return {
+        "id": batch.id,
+        "remote_id": batch.remote_id,
+        "status": batch.remote_status,
+        "model": batch.model,
+        "endpoint": batch.endpoint,
+        "requests": batch.requests,
+        "completed": batch.completed,
+        "failed": batch.failed,
+        "attempt": batch.attempt,
+        "created_at": _iso(batch.created_at),
+        "ended_at": _iso(batch.ended_at),
+        "faults": _faults(batch, folder),
+    }
+
+
+def _faults(batch: Batch, folder: Path) -> list[dict[str, object]]:
+    """Return the provider's complaints, with the lines of the file that people know."""
+    faults = faults_of(batch)[:MAX_FAULTS]
+    named = [fault.line for fault in faults if fault.line is not None]
+    lines = user_lines(folder=folder, batch=batch.id, lines=named) if named else {}
+
+    return [
+        {
+            "code": fault.code,
+            "message": fault.message,
+            "line": fault.line,
+            "source_line": None if fault.line is None else lines.get(fault.line),
+        }
+        for fault in faults
+    ]
+
+
+def _usd(amount: float) -> float:
+    return round(amount, _USD_DIGITS)
+
+
+def _iso(at: float | None) -> str | None:
+    if at is None:
+        return None
+
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,222 @@
+"""Ruling: where each request of a batch goes, and why.
+
+Pure: from verdicts and complaints to places and successors; `settlement` writes them down.
+Raises nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+from promptspool.collect.remedy import NO_REASON, Remedy, faults_of, named_lines, remedy
+from promptspool.collect.verdict import Verdict
+from promptspool.model import RemoteStatus
+from promptspool.wire import BatchFault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from promptspool.model import Batch
+
+MAX_DELAY_S = 3600.0
+"""No successor waits longer: room comes back within a day, and nobody says when."""
+
+ROOM_DELAY_S = 60.0
+FILE_DELAY_S = 20.0
+
+# Where a request goes: it has its answer, its error, one of ours, or a place in a successor.
+ANSWERED, FAILED, REFUSED, FIRST, SECOND = range(5)
+
+_MISSING = BatchFault(
+    code="missing", message="the provider ended the batch without a word on this request"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heir:
+    """What a successor takes over besides its requests."""
+
+    attempt: int
+    waits: int
+    halvings: int
+    delay_s: float
+    input_file: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ruling:
+    """Where each request of a batch goes."""
+
+    places: bytearray
+    """By request, in the order of the request file."""
+    heirs: dict[int, Heir] = field(default_factory=dict)
+    """By the number in *places*; those that get no request are not made."""
+    refusals: Mapping[int, BatchFault] = field(default_factory=dict)
+    """Why a refused request is, by its place; `otherwise` for the rest."""
+    otherwise: BatchFault = _MISSING
+
+
+def doubt(batch: Batch, verdicts: bytearray) -> str | None:
+    """Return why the answers deserve a second look, None if they do not or have had it."""
+    if batch.looks > 0 or batch.remote_status is RemoteStatus.LOST:
+        return None
+
+    missing = verdicts.count(Verdict.MISSING)
+    counted = batch.completed + batch.failed
+    found = len(verdicts) - missing
+
+    if missing and batch.remote_status is RemoteStatus.COMPLETED:
+        return f"the batch is completed, but {missing} of {len(verdicts)} requests have no answer"
+
+    if counted > found:
+        return f"the provider counts {counted} answers, its files have {found}"
+
+    return None
+
+
+def refused(batch: Batch, now: float) -> Ruling:
+    """Rule on a batch of which nothing ran."""
+    faults = faults_of(batch)
+    named = named_lines(batch, faults)
+    cure = remedy(batch, faults)
+
+    if now >= batch.give_up_at:
+        return _given_up(batch, cure, faults)
+
+    match cure:
+        case Remedy.WAIT:
+            delay_s = _backoff(ROOM_DELAY_S, batch.waits)
+            ruling = _whole(batch, delay_s=delay_s, file=batch.input_file)
+        case Remedy.UPLOAD_AGAIN:
+            ruling = _whole(batch, delay_s=_backoff(FILE_DELAY_S, batch.waits), file=None)
+        case Remedy.EXCISE:
+            places = _all(batch, FIRST)
+
+            for place in named:
+                places[place] = REFUSED
+
+            ruling = Ruling(places=places, heirs={FIRST: _heir(batch)}, refusals=_worded(named))
+        case Remedy.SHRINK:
+            ruling = _halves(batch, _heir(batch))
+        case Remedy.HALVE:
+            ruling = _halves(batch, _heir(batch, halvings=batch.halvings + 1))
+        case Remedy.GIVE_UP:
+            fault = _worded_fault(faults[0] if faults else NO_REASON)
+            ruling = Ruling(places=_all(batch, REFUSED), otherwise=fault)
+        case _:
+            assert_never(cure)
+
+    return ruling
+
+
+def collected(
+    batch: Batch,
+    verdicts: bytearray,
+    *,
+    max_attempts: int,
+    request_backoff_s: float,
+    now: float,
+) -> Ruling:
+    """Rule on a batch that ran, wholly or in part."""
+    is_over = now >= batch.give_up_at
+    is_cut_short = batch.remote_status in (RemoteStatus.EXPIRED, RemoteStatus.CANCELLED)
+    may_retry = not is_over and batch.attempt + 1 < max_attempts
+    where = {
+        Verdict.OK: ANSWERED,
+        Verdict.FINAL: FAILED,
+        Verdict.RETRY: FIRST if may_retry else FAILED,
+        Verdict.UNRUN: FAILED if is_over else SECOND,
+        Verdict.MISSING: FIRST if may_retry else REFUSED,
+    }
+
+    if is_cut_short:
+        # Providers may leave out what never ran instead of saying so.
+        where[Verdict.MISSING] = REFUSED if is_over else SECOND
+
+    table = bytes(where[found] for found in Verdict).ljust(256)
+    is_expired = batch.remote_status is RemoteStatus.EXPIRED
+    pause_s = 0.0 if is_expired else _backoff(request_backoff_s, batch.waits)
+    retry_s = _backoff(request_backoff_s, batch.attempt)
+
+    return Ruling(
+        places=verdicts.translate(table),
+        heirs={
+            FIRST: Heir(attempt=batch.attempt + 1, waits=0, halvings=0, delay_s=retry_s),
+            SECOND: _heir(batch, waits=batch.waits + 1, delay_s=pause_s),
+        },
+        otherwise=_too_old([]) if is_over else _MISSING,
+    )
+
+
+def _given_up(batch: Batch, cure: Remedy, faults: Sequence[BatchFault]) -> Ruling:
+    """Refuse all of a batch that is too old to be followed by another.
+
+    The provider's own word on a request, or on all of them, says more than that time has run out.
+    """
+    named = named_lines(batch, faults) if cure is Remedy.EXCISE else {}
+    is_final = cure is Remedy.GIVE_UP and faults
+    fault = faults[0] if is_final else _too_old(faults)
+
+    return Ruling(
+        places=_all(batch, REFUSED), refusals=_worded(named), otherwise=_worded_fault(fault)
+    )
+
+
+def _whole(batch: Batch, *, delay_s: float, file: str | None) -> Ruling:
+    heir = _heir(batch, waits=batch.waits + 1, delay_s=delay_s, file=file)
+
+    return Ruling(places=_all(batch, FIRST), heirs={FIRST: heir})
+
+
+def _halves(batch: Batch, heir: Heir) -> Ruling:
+    half = (batch.requests + 1) // 2
+    places = bytearray([FIRST]) * half + bytearray([SECOND]) * (batch.requests - half)
+
+    return Ruling(places=places, heirs={FIRST: heir, SECOND: heir})
+
+
+def _all(batch: Batch, place: int) -> bytearray:
+    return bytearray([place]) * batch.requests
+
+
+def _heir(
+    batch: Batch,
+    *,
+    waits: int | None = None,
+    halvings: int | None = None,
+    delay_s: float = 0.0,
+    file: str | None = None,
+) -> Heir:
+    """Return a successor that was asked no more often than its parent."""
+    return Heir(
+        attempt=batch.attempt,
+        waits=batch.waits if waits is None else waits,
+        halvings=batch.halvings if halvings is None else halvings,
+        delay_s=delay_s,
+        input_file=file,
+    )
+
+
+def _backoff(first_s: float, count: int) -> float:
+    # The exponent is bounded because a lineage may be turned away for days.
+    return min(first_s * 2.0 ** min(count, 32), max(MAX_DELAY_S, first_s))
+
+
+def _too_old(faults: Sequence[BatchFault]) -> BatchFault:
+    said = next((fault.message for fault in faults if fault.message), None)
+    last = f"; the provider's last word: {said}" if said else ""
+    message = f"the job grew older than retry.max_age before this was answered{last}"
+
+    return BatchFault(code="max_age_exceeded", message=message)
+
+
+def _worded(faults: Mapping[int, BatchFault]) -> dict[int, BatchFault]:
+    return {place: _worded_fault(fault) for place, fault in faults.items()}
+
+
+def _worded_fault(fault: BatchFault) -> BatchFault:
+    """Return *fault* with both words, so that no error line is empty."""
+    return BatchFault(
+        code=fault.code or NO_REASON.code, message=fault.message or fault.code or NO_REASON.message
+    )

@@ -1,0 +1,142 @@
+"""The last step of a job, on disk: what goes into `outbox/`, `done/` and `rejected/`.
+
+Products are made in the working folder, the summary last, and get their public names by links that
+never replace anything. So a delivery that died anywhere is simply done again. Raises `OSError`
+(environment).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from promptspool import collect
+from promptspool.outcomes import Delivered
+from promptspool.spool import (
+    is_published,
+    make_folders,
+    publish,
+    remove_folder,
+    sync_folder,
+    unpublish,
+    write_durably,
+)
+from promptspool.wire import Claim, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from promptspool.model import Batch, Job
+    from promptspool.spool import Spool
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the plan in a working folder; raises `FileNotFoundError` before it is finished."""
+    return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+
+
+def deliver(
+    spool: Spool, job: Job, *, batches: Sequence[Batch], taken: set[bytes], now: float
+) -> Delivered:
+    """Publish results, errors and summary, in this order, and retire the original.
+
+    *batches* are in the order of their creation; *taken* are the stems of the other jobs in flight.
+    Repeating it gives the same bytes under the same names.
+    """
+    folder = spool.folder(job.id)
+    stem = _free_stem(spool, job, taken)
+    summary = folder / "summary.json"
+
+    if not summary.exists():
+        manifest = read_manifest(folder)
+        tally = collect.compile_answers(
+            folder=folder, job=job.id, source=job.shown, batches=batches
+        )
+        write_durably(
+            summary,
+            collect.summary(
+                job=job,
+                manifest=manifest,
+                batches=batches,
+                tally=tally,
+                folder=folder,
+                stem=_shown(stem),
+                delivered_at=now,
+            ),
+        )
+
+    make_folders((spool.outbox / _text(stem)).parent, below=spool.outbox)
+
+    for name in ("results.jsonl", "errors.jsonl", "summary.json"):
+        if (folder / name).exists():
+            publish(folder / name, _product(spool, stem, name))
+
+    done = spool.done / _text(stem)
+    make_folders(done.parent, below=spool.done)
+    _retire(folder / "original", done)
+    counts = msgspec.json.decode(summary.read_bytes())["counts"]
+
+    return Delivered(stem=stem, results=counts["results"], errors=counts["errors"])
+
+
+def _free_stem(spool: Spool, job: Job, taken: set[bytes]) -> bytes:
+    """Return the reserved stem, or another if somebody has put a file under one of its names.
+
+    What was published under the old one is taken back, and the summary, which names the files, is
+    written anew. The new stem is on the platter before anything is published under it.
+    """
+    folder = spool.folder(job.id)
+    claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+    names = ("results.jsonl", "errors.jsonl", "summary.json")
+    products = [(folder / name, _product(spool, claim.stem, name)) for name in names]
+    products.append((folder / "original", spool.done / _text(claim.stem)))
+    is_done = not (folder / "original").exists()
+
+    if is_done or all(is_published(mine, theirs) for mine, theirs in products if theirs.exists()):
+        return claim.stem
+
+    for mine, theirs in products:
+        unpublish(mine, theirs)
+
+    stem = spool.reserve(claim.name, taken | {claim.stem})
+    (folder / "summary.json").unlink(missing_ok=True)
+    write_durably(
+        folder / "claim.json", msgspec.json.encode(msgspec.structs.replace(claim, stem=stem))
+    )
+
+    return stem
+
+
+def _product(spool: Spool, stem: bytes, name: str) -> Path:
+    return spool.outbox / f"{_text(stem)}.{name}"
+
+
+def _text(stem: bytes) -> str:
+    """Return a name as the file system's own text, bytes that are no UTF-8 kept."""
+    return stem.decode("utf-8", "surrogateescape")
+
+
+def _shown(stem: bytes) -> str:
+    return stem.decode("utf-8", "backslashreplace")
+
+
+def reject(spool: Spool, job: Job) -> None:
+    """Put the original and the reason into `rejected/`, and remove the folder; repeatable."""
+    folder = spool.folder(job.id)
+    target = spool.rejected / _text(job.stem)
+
+    if folder.exists():
+        make_folders(target.parent, below=spool.rejected)
+        publish(folder / "rejection.json", target.with_name(target.name + ".rejected.json"))
+        _retire(folder / "original", target)
+        remove_folder(folder)
+
+
+def _retire(original: Path, target: Path) -> None:
+    """Give an original its last place; a crash in between leaves it under both names."""
+    if original.exists():
+        publish(original, target)
+        original.unlink()
+        sync_folder(original.parent)

@@ -1,0 +1,410 @@
+"""The one loop: what is due → lane → stage → decide → store.
+
+It asks the store what is due, starts a short task for each piece of work within its lane's limit,
+and sleeps until the earliest deadline or a ring. A task runs one stage, `policy.decide` turns rows
+and outcomes into the next rows, and one transaction writes them. Nothing else in the daemon changes
+state. Recovery is no feature of it: a restarted process does what a running one does.
+
+Work in progress is a set of ids in memory, left out of what is due; there are no leases, since
+there is one dispatcher (`flock`). An outcome that cannot be written (a full disk) is kept and
+written again, so what was done once is not done twice. A stage that raises what nobody foresaw is
+logged with its traceback and run again later; one that broke a rule of ours is set aside, and the
+other jobs go on. Raises nothing of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from promptspool import journal
+from promptspool.boot import CLEAN_STOP, boot
+from promptspool.errors import Bug, ProviderError, StaleWrite, StoreError
+from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
+from promptspool.outcomes import (
+    AllClosed,
+    Failed,
+    Planned,
+    Settled,
+    Trouble,
+)
+from promptspool.policy import decide, decide_provider
+from promptspool.stages import EVERY, STAGES, Lane, Stage, failure
+from promptspool.store import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from promptspool.clock import Bell
+    from promptspool.context import Context
+    from promptspool.inbox import Inbox
+    from promptspool.model import Row, Status
+    from promptspool.outcomes import Outcome
+    from promptspool.policy import Rules
+
+LONGEST_SLEEP_S = 3600.0
+"""Without any deadline it still looks around once an hour."""
+
+WRITE_RETRY_S = 5.0
+"""How long to wait before an outcome that could not be written is written again."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Dispatcher:
+    """The owner of every row while the daemon lives."""
+
+    context: Context
+    inbox: Inbox
+    rules: Rules
+    lanes: Mapping[Lane, int]
+    bell: Bell
+    is_draining: bool = False
+    """Stop when the inbox is empty and every job is delivered or rejected."""
+    on_ready: Callable[[], None] = lambda: None
+    in_progress: set[str] = field(default_factory=set)
+    """Ids of the rows that a task works on; `inbox` while it is being looked at."""
+    is_stopping: bool = False
+    is_ready: bool = False
+    _running: Counter[tuple[Lane, str | None]] = field(default_factory=Counter)
+    _providers: dict[str, ProviderState] = field(default_factory=dict)
+    _untried: set[str] = field(default_factory=set)
+    """Providers whose recall has not been tried since the start."""
+    _applying: anyio.Lock = field(default_factory=anyio.Lock)
+
+    def stop(self) -> None:
+        """Start nothing any more and end `run` when what runs is done, or the grace is over."""
+        self.is_stopping = True
+        self.bell.ring()
+
+    async def run(self) -> bool:
+        """Work until stopped or drained; True if nothing was left undone."""
+        booted = await boot(self.context, self.inbox, self.rules)
+        self._providers = {state.id: state for state in booted}
+        self._untried = {state.id for state in booted if state.sweeps}
+
+        async with anyio.create_task_group() as tasks:
+            while not self.is_stopping:
+                self.bell.clear()
+                now = self.context.clock.now()
+                await self._start_due(tasks)
+                self._tell_ready()
+
+                if self.is_draining and await self._is_drained():
+                    break
+
+                await self._sleep(since=now)
+
+            await self._finish(tasks)
+
+        await self._note_clean_stop()
+
+        return not await self._unfinished()
+
+    # Starting up.
+
+    def _tell_ready(self) -> None:
+        """Say once that recall was tried, whatever came of it, and the inbox was looked at."""
+        if not self.is_ready and not self._untried and self.inbox.has_looked:
+            self.is_ready = True
+            _log.info("daemon.ready", spool=str(self.context.spool.root))
+            self.on_ready()
+
+    # The loop.
+
+    async def _start_due(self, tasks: TaskGroup) -> None:
+        """Start whatever is due and has room in its lane, what is furthest along first."""
+        if "inbox" not in self.in_progress:
+            monotonic = self.context.clock.monotonic()
+
+            if self.inbox.next_look_at <= monotonic:
+                self.in_progress.add("inbox")
+                tasks.start_soon(self._look)
+
+        pending = await self.context.store.pending(
+            STAGES, self._providers, now=self.context.clock.now()
+        )
+
+        for status, stage in STAGES.items():
+            names = self._providers if isinstance(status, BatchStatus) else (None,)
+
+            for name in names:
+                if (status, name) in pending:
+                    await self._start(tasks, status, stage, name)
+
+    async def _start(
+        self, tasks: TaskGroup, status: Status, stage: Stage, provider: str | None
+    ) -> None:
+        lane = (stage.lane, provider)
+        free = self._room(stage, provider)
+
+        if free <= 0:
+            return
+
+        limit = min(free * stage.group, EVERY) + len(self.in_progress)
+        now = self.context.clock.now()
+        due = await self.context.store.due(status, provider, now=now, limit=limit)
+        rows = [row for row in due if row.id not in self.in_progress and self._may_run(row)]
+
+        if rows and stage.group == EVERY:
+            assert provider is not None  # noqa: S101 - only batches are taken all at once
+            rows = [
+                row
+                for row in await self.context.store.running(provider)
+                if row.id not in self.in_progress
+            ]
+
+        for start in range(0, min(len(rows), free * stage.group), stage.group):
+            group = rows[start : start + stage.group]
+            self.in_progress.update(row.id for row in group)
+            self._running[lane] += 1
+            tasks.start_soon(self._work, stage, group, lane)
+
+    def _room(self, stage: Stage, provider: str | None) -> int:
+        """Return how many runs of *stage* may start now."""
+        used = self._running[stage.lane, provider]
+        room = self.lanes[stage.lane] - used
+        state = None if provider is None else self._providers.get(provider)
+
+        if state is None:
+            return room
+
+        if self._is_paused(state) or (
+            stage.needs_recall and state.status is ProviderStatus.RECALLING
+        ):
+            return 0
+
+        if state.pauses > 0:
+            return min(room, 1) - sum(self._running[lane, provider] for lane in Lane)
+
+        return room
+
+    def _is_paused(self, state: ProviderState) -> bool:
+        return state.paused_until is not None and state.paused_until > self.context.clock.now()
+
+    def _may_run(self, row: Row) -> bool:
+        """Tell whether the provider that a job or a recall needs is there and not paused."""
+        name = {Job: getattr(row, "provider", None), ProviderState: row.id}.get(type(row))
+        needs_it = not isinstance(row, Job) or row.status is JobStatus.DELIVERED
+        state = self._providers.get(name or "")
+
+        return not needs_it or state is None or not self._is_paused(state)
+
+    async def _sleep(self, *, since: float) -> None:
+        """Wait for the earliest deadline after *since*, or a ring.
+
+        *since* is from before the last search: what fell due during it is not slept over.
+        """
+        clock = self.context.clock
+        due_at = await self.context.store.next_due_at(since)
+        timeout = LONGEST_SLEEP_S if due_at is None else due_at - clock.now()
+
+        if "inbox" not in self.in_progress:
+            timeout = min(timeout, self.inbox.next_look_at - clock.monotonic())
+
+        await clock.wait(self.bell, max(timeout, 0.0))
+
+    async def _finish(self, tasks: TaskGroup) -> None:
+        """Let running stages come to their end, for a while; then leave them where they are."""
+        clock = self.context.clock
+        deadline = clock.monotonic() + self.context.settings.spool.stop_grace
+        _log.info("daemon.stopping", in_progress=len(self.in_progress))
+
+        while self.in_progress and clock.monotonic() < deadline:
+            self.bell.clear()
+            await clock.wait(self.bell, deadline - clock.monotonic())
+
+        tasks.cancel_scope.cancel()
+
+    async def _note_clean_stop(self) -> None:
+        """Let the next start know whether a create may have been cut off."""
+        if not await self.context.store.interrupted():
+            await self.context.store.note(CLEAN_STOP, "1")
+
+    # Draining.
+
+    async def _is_drained(self) -> bool:
+        """Tell whether nothing will happen any more without a new file or a person."""
+        if self.in_progress or self.inbox.waiting or not self.is_ready:
+            return False
+
+        if not await self._unfinished():
+            return True
+
+        return await self.context.store.next_due_at(0.0) is None
+
+    async def _unfinished(self) -> list[Job]:
+        """Return the jobs that have not been delivered or rejected; tidying is tried once."""
+        return [
+            job
+            for job in await self.context.store.live_jobs()
+            if job.status is not JobStatus.DELIVERED or job.failures == 0
+        ]
+
+    # Work.
+
+    async def _look(self) -> None:
+        """Look at the inbox and give what was claimed its rows."""
+        try:
+            jobs = await anyio.to_thread.run_sync(self.inbox.look)
+        except OSError as error:
+            self.inbox.next_look_at = self.context.clock.monotonic() + 10.0
+            _log.warning("inbox.unreadable", reason=str(error))
+            jobs = []
+
+        if jobs:
+            await self._write(Change(added=jobs, at=self.context.clock.now()))
+
+        for job in jobs:
+            _log.info("job.claimed", job=job.id, file=job.shown, profile=job.profile,
+                      size_bytes=job.size_bytes)  # fmt: skip
+
+        self.in_progress.discard("inbox")
+        self.bell.ring()
+
+    async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
+        """Run one stage and apply what came of it."""
+        with bound_contextvars(**journal.names(rows)):
+            try:
+                outcomes = await self._outcomes(stage, rows)
+                pairs = zip(rows, outcomes, strict=True)
+                await self._apply(stage, [(row, out) for row, out in pairs if out is not None])
+            finally:
+                self.in_progress.difference_update(row.id for row in rows)
+                self._running[lane] -= 1
+                self.bell.ring()
+
+    async def _outcomes(self, stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome | None]:
+        """Run *stage*; whatever it raises becomes the outcome of each of its due rows."""
+        try:
+            return await stage.run(self.context, rows)
+        except ProviderError as error:
+            failed = failure(error)
+        except (OSError, StoreError) as error:
+            failed = Failed(reason=str(error), trouble=Trouble.ITEM)
+        except Bug as error:
+            _log.exception("stage.broken", stage=stage.name)
+            failed = Failed(reason=str(error), trouble=Trouble.BUG)
+        except Exception as error:  # the only one: no job may take the daemon down with it
+            _log.exception("stage.crashed", stage=stage.name)
+            failed = Failed(reason=f"{type(error).__name__}: {error}", trouble=Trouble.CRASH)
+
+        now = self.context.clock.now()
+
+        return [failed if row.due_at is not None and row.due_at <= now else None for row in rows]
+
+    async def _apply(self, stage: Stage, pairs: Sequence[tuple[Row, Outcome]]) -> None:
+        """Decide, write in one transaction, then say so."""
+        async with self._applying:
+            now = self.context.clock.now()
+            moved = [(row, self._decided(row, outcome, now), outcome) for row, outcome in pairs]
+            updated = [(row, after) for row, after, _ in moved]
+            added = [new for _, outcome in pairs for new in _successors(outcome)]
+            updated += await self._closed_jobs(pairs, now)
+            states = self._judged(pairs, now)
+            change = Change(updated=[*updated, *states], added=added, at=now)
+
+            if await self._write(change):
+                self._remember(change)
+                journal.tell(stage.name, moved, [*updated[len(moved) :], *states])
+
+    def _remember(self, change: Change) -> None:
+        """Bring what is kept in memory up to what was written."""
+        for _, after in change.updated:
+            if isinstance(after, ProviderState):
+                self._providers[after.id] = after
+                self._untried.discard(after.id)
+            elif isinstance(after, Job) and after.status in (JobStatus.DONE, JobStatus.REJECTED):
+                self.inbox.taken.discard(after.stem)
+
+    def _decided(self, row: Row, outcome: Outcome, now: float) -> Row:
+        try:
+            return decide(row, outcome, now, self.rules)
+        except Bug as error:
+            _log.exception("stage.broken", row=row.id)
+
+            return decide(row, Failed(reason=str(error), trouble=Trouble.BUG), now, self.rules)
+
+    async def _closed_jobs(
+        self, pairs: Sequence[tuple[Row, Outcome]], now: float
+    ) -> list[tuple[Row, Row]]:
+        """Settle the job whose last live batch is being closed; settling takes one at a time."""
+        closed: list[tuple[Row, Row]] = []
+
+        for row, outcome in pairs:
+            if isinstance(row, Batch) and isinstance(outcome, Settled) and not outcome.successors:
+                job = await self.context.store.job(row.job)
+
+                if job is not None and await self.context.store.live_batches(job.id) == 1:
+                    closed.append((job, decide(job, AllClosed(), now, self.rules)))
+
+        return closed
+
+    def _judged(self, pairs: Sequence[tuple[Row, Outcome]], now: float) -> list[tuple[Row, Row]]:
+        """Return the providers whose state the outcomes change."""
+        judged: dict[str, ProviderState] = {}
+
+        for row, outcome in pairs:
+            if isinstance(row, ProviderState):
+                continue
+
+            name = row.provider or ""
+            state = judged.get(name, self._providers.get(name))
+
+            if state is not None:
+                judged[name] = decide_provider(state, row.id, outcome, now, self.rules)
+
+        return [
+            (self._providers[name], replace(after, version=self._providers[name].version + 1))
+            for name, after in judged.items()
+            if after is not self._providers[name]
+        ]
+
+    async def _write(self, change: Change) -> bool:
+        """Write *change*, however often it takes: what was done must not be done again.
+
+        Return False for a change that no longer fits, which is a bug, and logged.
+        """
+        if not change.updated and not change.added:
+            return True
+
+        failures = 0
+
+        while True:
+            try:
+                await self.context.store.write(change)
+            except StoreError as error:
+                failures += 1
+
+                if failures == 1:
+                    _log.error("store.unwritable", reason=str(error))
+
+                await self.context.clock.wait(type(self.bell)(), WRITE_RETRY_S)
+            except StaleWrite:
+                _log.exception("store.stale")
+
+                return False
+            else:
+                if failures:
+                    _log.info("store.writable", failures=failures)
+
+                return True
+
+
+def _successors(outcome: Outcome) -> Sequence[Batch]:
+    match outcome:
+        case Planned(batches=batches):
+            return batches
+        case Settled(successors=successors):
+            return successors
+        case _:
+            return ()

@@ -1,0 +1,156 @@
+"""What the daemon says of its transitions: one line each, after its commit.
+
+Events are `noun.past_participle` and never interpolated. The first failure of a stage warns,
+repeats are told at every doubling, the rest at debug. Never a prompt, an answer or a key. Raises
+nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
+from promptspool.outcomes import Created, Delivered, Failed, Planned, Settled, Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptspool.model import Row
+    from promptspool.outcomes import Outcome
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def names(rows: Sequence[Row]) -> dict[str, str]:
+    """Return what every line about *rows* carries: provider, job and batch, where there is one."""
+    first = rows[0]
+
+    match first:
+        case Job():
+            return {"job": first.id}
+        case Batch() if len(rows) == 1:
+            return {"job": first.job, "batch": first.id, "provider": first.provider}
+        case Batch():
+            return {"provider": first.provider}
+        case ProviderState():
+            return {"provider": first.id}
+
+
+def tell(
+    stage: str,
+    moved: Sequence[tuple[Row, Row, Outcome]],
+    followed: Sequence[tuple[Row, Row]],
+) -> None:
+    """Log what became of rows that a stage worked on, and of those that followed them."""
+    _tell_failures(stage, moved)
+
+    for before, after, outcome in moved:
+        keys = names([before])
+
+        if before.failures and not isinstance(outcome, Failed):
+            _log.info("stage.recovered", stage=stage, failures=before.failures, **keys)
+
+        if after.status is not before.status:
+            _tell_transition(after, outcome, keys)
+
+    for before, after in followed:
+        if isinstance(after, Job):
+            _log.info("job.settled", job=after.id)
+        elif isinstance(before, ProviderState) and isinstance(after, ProviderState):
+            _tell_provider(before, after)
+
+
+def _tell_failures(stage: str, moved: Sequence[tuple[Row, Row, Outcome]]) -> None:
+    """Log what failed, one line a reason: a list that cannot be read fails hundreds at once."""
+    failed: dict[tuple[str, bool], list[tuple[Row, Failed]]] = {}
+
+    for before, after, outcome in moved:
+        if isinstance(outcome, Failed):
+            key = (outcome.reason, after.due_at is None)
+            failed.setdefault(key, []).append((before, outcome))
+
+    for (reason, is_abandoned), rows in failed.items():
+        before, outcome = rows[0]
+        count = before.failures + 1
+        is_loud = outcome.trouble is Trouble.BUG or count & (count - 1) == 0
+        level = "error" if is_abandoned else "warning" if is_loud else "debug"
+        event = "stage.abandoned" if is_abandoned else "stage.retried"
+        keys = names([row for row, _ in rows])
+        getattr(_log, level)(
+            event, stage=stage, reason=reason, failures=count, rows=len(rows), **keys
+        )
+
+
+def _tell_transition(after: Row, outcome: Outcome, keys: dict[str, str]) -> None:
+    match after:
+        case Job():
+            _tell_job(after, outcome, keys)
+        case Batch():
+            _tell_batch(after, outcome, keys)
+        case ProviderState(status=ProviderStatus.READY):
+            _log.info("provider.recalled", **keys)
+        case _:
+            pass
+
+
+def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
+    match job.status, outcome:
+        case JobStatus.PLANNED, Planned(batches=batches, requests=requests):
+            _log.info("job.planned", requests=requests, batches=len(batches), **keys)
+        case JobStatus.DELIVERED, Delivered(results=results, errors=errors):
+            _log.info("job.delivered", file=job.shown, results=results, errors=errors, **keys)
+        case JobStatus.REJECTED, _:
+            _log.warning("job.rejected", file=job.shown, reason=job.why, **keys)
+        case JobStatus.DONE, _:
+            _log.info("job.tidied", **keys)
+        case _:
+            pass
+
+
+def _tell_batch(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:
+    remote = {"remote_id": batch.remote_id} if batch.remote_id else {}
+
+    match batch.status:
+        case BatchStatus.UPLOADED:
+            _log.info("batch.uploaded", requests=batch.requests, size_bytes=batch.size_bytes,
+                      input_file=batch.input_file, **keys)  # fmt: skip
+        case BatchStatus.UNCLEAR:
+            _log.warning("batch.unclear", reason=batch.why, **keys)
+        case BatchStatus.CREATED:
+            is_found = isinstance(outcome, Created) and outcome.found
+            _log.info("batch.recalled" if is_found else "batch.created", **remote, **keys)
+        case BatchStatus.ENDED if batch.looks:
+            _log.info("batch.doubted", reason=batch.why, **remote, **keys)
+        case BatchStatus.ENDED:
+            _log.info("batch.ended", remote_status=batch.remote_status, completed=batch.completed,
+                      failed=batch.failed, total=batch.total, **remote, **keys)  # fmt: skip
+        case BatchStatus.DOWNLOADED if batch.remote_id and not batch.errors:
+            _log.info("batch.downloaded", **remote, **keys)
+        case BatchStatus.CLOSED:
+            _tell_closed(batch, outcome, remote | keys)
+        case _:
+            pass
+
+
+def _tell_closed(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:
+    if not isinstance(outcome, Settled):
+        return
+
+    if outcome.complaints:
+        _log.warning("batch.failed", remote_status=batch.remote_status,
+                     errors=list(outcome.complaints), **keys)  # fmt: skip
+
+    _log.info("batch.closed", answered=outcome.answered, failed=outcome.failed,
+              successors=[successor.id for successor in outcome.successors], **keys)  # fmt: skip
+
+
+def _tell_provider(before: ProviderState, after: ProviderState) -> None:
+    if after.pauses and not before.pauses:
+        paused_for_s = round((after.paused_until or 0.0) - (after.paused_at or 0.0), 1)
+        _log.warning(
+            "provider.paused", provider=after.id, reason=after.why, paused_for_s=paused_for_s
+        )
+    elif before.pauses and not after.pauses:
+        _log.info("provider.resumed", provider=after.id, pauses=before.pauses)
