@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
+
+IN_MEMORY = "/dev/shm"  # noqa: S108 - a place for tests, not for secrets
+
+
+def pytest_configure() -> None:
+    """Keep temporary spools in memory where there is room: thousands of fsyncs are waited for."""
+    if os.path.isdir(IN_MEMORY) and shutil.disk_usage(IN_MEMORY).free > 2_000_000_000:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.collect.remedy import Remedy, faults_of, named_lines, remedy
@@ -104,6 +104,7 @@ def test_garbage_is_no_complaint(errors: str | None, expected: list[BatchFault])
     assert faults_of(refused(errors)) == expected
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

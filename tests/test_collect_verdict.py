@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.collect.usage import usage_of
@@ -114,6 +114,7 @@ def test_what_was_paid_for_is_read() -> None:
     assert json.loads(bytes(answer.response))["body"] == {"t": "x\ufffdy", "n": None}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read(data: bytes) -> None:
     """No byte string stops the reading."""
@@ -137,6 +138,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["id", "response", "error", "extra"]), values),
     st.booleans(),

@@ -254,6 +254,14 @@ async def test_want_of_room_costs_no_attempt(tmp_path: Path) -> None:
         assert world.summary("f.jsonl")["batches"][-1]["attempt"] == 0
 
 
+async def test_a_batch_too_big_for_its_account_is_made_smaller(tmp_path: Path) -> None:
+    """A batch that alone exceeds the room of its account is halved until it fits."""
+    room = SimulatorSettings(enqueued_tokens={"gpt-5-mini": 60})
+
+    async with simulated(tmp_path, settings=room) as world:
+        await answered(world, questions(16))
+
+
 async def test_unknown_words_are_polled_on(tmp_path: Path) -> None:
     """A status that nobody knows is not the end of a batch."""
     async with simulated(tmp_path) as world:
@@ -362,7 +370,7 @@ async def test_too_large_is_halved(tmp_path: Path) -> None:
 async def test_doubts_are_looked_at_twice(tmp_path: Path) -> None:
     """An output file that appears late, or an id that is blank for none, loses no answer."""
     async with simulated(tmp_path) as world:
-        world.simulator.faults.add_batch(BatchFault(late_file_ids=1, blank_file_ids=True))
+        world.simulator.faults.add_batch(BatchFault(late_file_ids=3, blank_file_ids=True))
         await answered(world, questions(6))
 
         assert len(world.simulator.ledger.creations) == 1

@@ -6,7 +6,7 @@ import io
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
@@ -24,6 +24,7 @@ def read(data: bytes, max_bytes: int = PLENTY) -> list[Line]:
 texts = st.text(alphabet='ab {}"\u2028\u2029\x85\x0b\x0c\x1c\r\n\ufeffé😀', max_size=80)
 
 
+@settings(deadline=None)
 @given(texts.filter(lambda text: "\0" not in text))
 def test_lines_end_at_line_feeds_and_nowhere_else(text: str) -> None:
     """Reading agrees with `bytes.split` at line feeds, less blank lines, one CR and the BOM."""
@@ -41,6 +42,7 @@ def test_lines_end_at_line_feeds_and_nowhere_else(text: str) -> None:
     assert read(data) == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), max_size=8), st.integers(1, 6), st.sampled_from(["\n", "\r\n"]))
 def test_a_long_line_is_skipped_and_the_next_is_found(
     lengths: list[int], max_bytes: int, end: str
@@ -110,6 +112,7 @@ def test_offsets_count_skipped_bytes() -> None:
         read(b"x" * 100 + b"\n\xff\n", 10)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 64))
 def test_the_digest_is_the_files(data: bytes, block_bytes: int) -> None:
     """Whatever is read in which blocks, the digest at the end is that of the whole file."""

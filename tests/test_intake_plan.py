@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
@@ -32,7 +32,7 @@ def planned(
     *,
     source: str = "reviews/may.jsonl",
     limits: Limits = OPENAI,
-    **settings: object,
+    **changes: object,
 ) -> Manifest:
     """Plan a dropped file that holds *data*; None leaves the one that is there."""
     if data is not None:
@@ -42,7 +42,7 @@ def planned(
         original=folder / "original",
         source=source,
         job=JOB,
-        profile=ProfileSettings.model_validate({"model": "gpt-5-mini", **settings}),
+        profile=ProfileSettings.model_validate({"model": "gpt-5-mini", **changes}),
         limits=limits,
         give_up_at=99.5,
         folder=folder,
@@ -61,10 +61,10 @@ def requests_of(folder: Path, batch: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 
-def rejection(folder: Path, data: bytes, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
+def rejection(folder: Path, data: bytes, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """Plan a file that is to be refused; return what was written about it."""
     with pytest.raises(BadInput) as caught:
-        planned(folder, data, **settings)
+        planned(folder, data, **changes)
 
     written: dict[str, Any] = json.loads((folder / "rejection.json").read_bytes())
     assert written["reason"] == str(caught.value)
@@ -288,6 +288,7 @@ limits_drawn = st.builds(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(requests, limits_drawn)
 def test_no_batch_exceeds_a_limit(
     drawn: list[tuple[tuple[str, str], int, int]], limits: Limits
@@ -351,6 +352,7 @@ json_lines = st.one_of(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(json_lines, min_size=1, max_size=12), st.sampled_from([None, "{{ prompt }}{{ x }}"])
 )

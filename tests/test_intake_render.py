@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
@@ -22,36 +22,36 @@ values = st.recursive(
 )
 
 
-def profile(**settings: object) -> ProfileSettings:
-    """Return a profile that differs from the plainest in *settings*."""
-    return ProfileSettings.model_validate({"model": "gpt-5-mini", **settings})
+def profile(**changes: object) -> ProfileSettings:
+    """Return a profile that differs from the plainest in *changes*."""
+    return ProfileSettings.model_validate({"model": "gpt-5-mini", **changes})
 
 
-def line_of(text: str | bytes, **settings: object) -> dict[str, Any]:
+def line_of(text: str | bytes, **changes: object) -> dict[str, Any]:
     """Return what becomes of a JSON line, parsed back; one physical line of JSON."""
     line = text.encode() if isinstance(text, str) else text
-    wire = Renderer(profile(**settings)).request(jsonl_columns(line)).line("job-0")
+    wire = Renderer(profile(**changes)).request(jsonl_columns(line)).line("job-0")
     assert wire.decode().splitlines(keepends=True) == [wire.decode()]
 
     parsed: dict[str, Any] = json.loads(wire)
     return parsed
 
 
-def body_of(text: str, **settings: object) -> dict[str, Any]:
+def body_of(text: str, **changes: object) -> dict[str, Any]:
     """Return the body of what becomes of a row that the profile has the say of."""
-    parsed = line_of(text, **settings)
+    parsed = line_of(text, **changes)
     assert list(parsed) == ["custom_id", "method", "url", "body"]
     assert (parsed["custom_id"], parsed["method"]) == ("job-0", "POST")
-    assert parsed["url"] == settings.get("endpoint", CHAT)
+    assert parsed["url"] == changes.get("endpoint", CHAT)
 
     body: dict[str, Any] = parsed["body"]
     return body
 
 
-def fault(line: str | bytes, **settings: object) -> tuple[str, str]:
+def fault(line: str | bytes, **changes: object) -> tuple[str, str]:
     """Return the code and message that a person gets for a line."""
     with pytest.raises(BadInput) as caught:
-        line_of(line, **settings)
+        line_of(line, **changes)
 
     return caught.value.code, caught.value.reason
 
@@ -141,6 +141,7 @@ def test_a_template_sees_the_columns() -> None:
     assert body["messages"][0]["content"] == '<&"\u2028> 3 x\n'
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5), values, max_size=3),
     st.dictionaries(st.text(max_size=5), values, max_size=3),
@@ -386,7 +387,7 @@ def test_a_template_that_makes_nothing_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("changes", "message"),
     [
         (
             {"params": {"stream": False}},
@@ -402,10 +403,10 @@ def test_a_template_that_makes_nothing_is_a_fault() -> None:
         ),
     ],
 )
-def test_a_profile_that_fits_no_row_says_so(settings: dict[str, Any], message: str) -> None:
+def test_a_profile_that_fits_no_row_says_so(changes: dict[str, Any], message: str) -> None:
     """Params that would fail every request fail the file, before money."""
     with pytest.raises(BadInput) as caught:
-        Renderer(profile(**settings))
+        Renderer(profile(**changes))
 
     assert (caught.value.code, caught.value.reason) == ("bad_profile", message)
 
@@ -436,6 +437,7 @@ def test_an_unknown_extension_lists_the_known() -> None:
     assert reader_of("A.JSONL") is jsonl_columns
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.text(min_size=1, max_size=8))
 def test_any_text_survives(prompt: str, model: str) -> None:
     """Whatever a text line holds reaches the model, in one line of JSON."""

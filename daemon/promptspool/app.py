@@ -104,8 +104,11 @@ class Daemon:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(inbox.watch)
-            is_done = await self.dispatcher.run()
-            inbox.close()
+
+            try:
+                is_done = await self.dispatcher.run()
+            finally:
+                inbox.close()
 
         return is_done
 

@@ -29,7 +29,7 @@ from watchfiles import awatch
 
 from promptspool.clock import Bell
 from promptspool.model import Job, JobId, JobStatus
-from promptspool.spool import remove_folder, sync_folder, write_durably
+from promptspool.spool import remove_folder, sweep_removed, sync_folder, write_durably
 from promptspool.wire import Claim
 
 if TYPE_CHECKING:
@@ -233,8 +233,16 @@ class Inbox:
         while folders:
             folder = folders.pop()
 
-            with os.scandir(self.spool.inbox / folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+            try:
+                with os.scandir(self.spool.inbox / folder) as entries:
+                    listed = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                if not folder:
+                    raise  # nothing can have been claimed yet
+
+                self._complain("inbox.unreadable", folder, hint="chmod or chown the folder")
+
+                continue
 
             for entry in listed:
                 name = os.path.join(folder, entry.name)
@@ -319,6 +327,7 @@ class Inbox:
         folder whose summary is written is settled, whatever the provider still has of it.
         """
         jobs = []
+        sweep_removed(self.spool.working)
 
         for folder in sorted(self.spool.working.iterdir()):
             if folder.name in known or not folder.is_dir():

@@ -114,11 +114,24 @@ def unpublish(source: Path, target: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a working folder with all that is in it; repeatable."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    """Remove a working folder with all that is in it: at once by name, then file by file.
 
-    sync_folder(path.parent)
+    Repeatable; what a crash leaves is a hidden folder, for `sweep_removed`.
+    """
+    gone = path.with_name(f".{path.name}.removed")
+
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        sync_folder(path.parent)
+
+    if gone.exists():
+        shutil.rmtree(gone)
+
+
+def sweep_removed(parent: Path) -> None:
+    """Finish the removals that a crash cut off."""
+    for gone in parent.glob(".*.removed"):
+        shutil.rmtree(gone)
 
 
 class Spool:

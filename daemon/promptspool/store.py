@@ -370,6 +370,12 @@ async def opened(path: Path) -> AsyncIterator[Store]:
 
     Raises `SpoolError` if it is damaged, locked by another program, or made by a newer version.
     """
+    try:
+        # Tried here first, because a connect that fails leaves aiosqlite's thread behind.
+        await anyio.Path(path).touch()
+    except OSError as error:
+        raise SpoolError(f"{path}: the database cannot be opened: {error.strerror}") from error
+
     connection = aiosqlite.connect(path, isolation_level=None)
 
     try:
@@ -434,7 +440,10 @@ def _columns(kind: type[Row]) -> str:
 def _insert_statement(kind: type[Row]) -> str:
     marks = ", ".join("?" for _ in fields(kind))
 
-    return f"INSERT OR IGNORE INTO {_TABLES[kind]} ({_columns(kind)}) VALUES ({marks})"  # noqa: S608
+    into = f"INSERT INTO {_TABLES[kind]} ({_columns(kind)}) VALUES ({marks})"  # noqa: S608
+
+    # Not OR IGNORE, which would also pass over a row that fails a CHECK, and lose it.
+    return f"{into} ON CONFLICT (id) DO NOTHING"
 
 
 def _update_statement(kind: type[Row]) -> str:

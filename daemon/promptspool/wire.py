@@ -22,6 +22,7 @@ what msgspec raises on malformed JSON.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ import msgspec
 from promptspool.model import BatchId, JobId
 
 NULL = msgspec.Raw(b"null")
+
+_ROW = re.compile(r"0|[1-9][0-9]{0,17}")  # as `wire_id` writes it: one row, one name
 
 
 def wire_id(job: JobId, row: int) -> str:
@@ -42,7 +45,8 @@ def wire_id(job: JobId, row: int) -> str:
 def row_of(job: JobId, custom_id: str) -> int | None:
     """Return the row that *custom_id* names, None if it is not one of *job*'s."""
     prefix, _, digits = custom_id.rpartition("-")
-    return int(digits) if prefix == job and digits.isascii() and digits.isdigit() else None
+
+    return int(digits) if prefix == job and _ROW.fullmatch(digits) else None
 
 
 class Claim(msgspec.Struct, kw_only=True, frozen=True):

@@ -29,6 +29,10 @@ MAX_HALVINGS = 3
 MAX_FILE_WAITS = 4
 """20 s and doubling, five minutes: a file just uploaded may be unknown for about two."""
 
+MADE_SMALLER_AT = frozenset({6, 9, 12, 15, 18})
+"""After so many waits for room, the first being an hour's worth, it is tried with half as much: a
+batch may be larger than all the room that its account has (`batch-apis`, F2)."""
+
 # OpenAI, Azure: "Enqueued token limit reached for ..."; embeddings: "Enqueued request limit ...".
 _NO_ROOM_CODES = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 _NO_ROOM = re.compile(r"\benqueued?\b.*\blimit|\blimit\b.*\benqueued?\b", re.IGNORECASE | re.DOTALL)
@@ -62,6 +66,8 @@ class Remedy(StrEnum):
 
     WAIT = "wait"
     """There was no room: all of it later."""
+    WAIT_IN_HALVES = "wait_in_halves"
+    """There has been no room for long: later, and half as much at once."""
     SHRINK = "shrink"
     """Too large a file: in halves, as small as it takes."""
     EXCISE = "excise"
@@ -97,7 +103,9 @@ def remedy(batch: Batch, faults: Sequence[BatchFault]) -> Remedy:
     codes = {fault.code for fault in faults}
 
     if codes & _NO_ROOM_CODES or _says(_NO_ROOM, faults):
-        return Remedy.WAIT
+        is_halved = batch.waits in MADE_SMALLER_AT and batch.requests > 1
+
+        return Remedy.WAIT_IN_HALVES if is_halved else Remedy.WAIT
 
     if codes & _TOO_LARGE_CODES:
         return Remedy.SHRINK if batch.requests > 1 else Remedy.GIVE_UP

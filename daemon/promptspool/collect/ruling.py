@@ -57,9 +57,16 @@ class Ruling:
     otherwise: BatchFault = _MISSING
 
 
+LOOKS_FOR_A_FILE = 5
+"""A completed batch may show its output file late (`batch-apis`, F7)."""
+
+
 def doubt(batch: Batch, verdicts: bytearray) -> str | None:
     """Return why the answers deserve a second look, None if they do not or have had it."""
-    if batch.looks > 0 or batch.remote_status is RemoteStatus.LOST:
+    is_file_late = batch.completed > 0 and batch.output_file is None
+    looks_worth = LOOKS_FOR_A_FILE if is_file_late else 1
+
+    if batch.looks >= looks_worth or batch.remote_status is RemoteStatus.LOST:
         return None
 
     missing = verdicts.count(Verdict.MISSING)
@@ -88,6 +95,9 @@ def refused(batch: Batch, now: float) -> Ruling:
         case Remedy.WAIT:
             delay_s = _backoff(ROOM_DELAY_S, batch.waits)
             ruling = _whole(batch, delay_s=delay_s, file=batch.input_file)
+        case Remedy.WAIT_IN_HALVES:
+            delay_s = _backoff(ROOM_DELAY_S, batch.waits)
+            ruling = _halves(batch, _heir(batch, waits=batch.waits + 1, delay_s=delay_s))
         case Remedy.UPLOAD_AGAIN:
             ruling = _whole(batch, delay_s=_backoff(FILE_DELAY_S, batch.waits), file=None)
         case Remedy.EXCISE:

@@ -128,7 +128,7 @@ class Http:
         body = bytearray()
 
         with _translated():
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_bytes():  # some compress unasked
                 body += chunk
 
                 if len(body) > limit:
@@ -153,6 +153,9 @@ def _translated() -> Iterator[None]:
 
 
 def _transport_words(error: Exception) -> str:
+    if isinstance(error, httpx.LocalProtocolError):
+        return type(error).__name__  # it quotes the header that it refuses, the key's for instance
+
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

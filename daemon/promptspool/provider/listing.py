@@ -46,6 +46,7 @@ async def sweep(
     result = Sweep()
     missing = set(wanted)
     after: str | None = None
+    passed: set[str | None] = set()
     offset: float | None = None
     is_sorted = True
 
@@ -61,7 +62,7 @@ async def sweep(
         is_sorted = is_sorted and _runs_back(result.batches[-len(page.batches) - 1 :])
         last = page.batches[-1].id if page.batches else None
 
-        if not page.has_more or last is None or last == after:
+        if not page.has_more or last is None or last in passed:  # some lists go round
             result.complete = True
             break
 
@@ -72,6 +73,7 @@ async def sweep(
         if wanted and not missing:
             break
 
+        passed.add(last)
         after = last
 
     return result

@@ -8,6 +8,7 @@ unusable.
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 100
 """The most that `GET /batches` gives at once (OpenAI API reference, `limit`)."""
+
+MAX_COUNT = 2**53
+"""A greater number is nonsense, and more than SQLite could keep."""
 
 STATUSES: dict[str, RemoteStatus] = {
     **{status.value: status for status in RemoteStatus if status.value not in ("refused", "lost")},
@@ -126,7 +130,7 @@ class OpenAI:
 
         async with self._http.stream("GET", f"/files/{file}/content", transfer=True) as response:
             with part.open("wb") as target:
-                async for chunk in response.aiter_raw():
+                async for chunk in response.aiter_bytes():  # some compress unasked
                     if size == 0 and not chunk.lstrip().startswith(b"{"):
                         raise Unavailable(f"the content of {file} is no JSON lines")
 
@@ -134,9 +138,10 @@ class OpenAI:
                     size += len(chunk)
 
             announced = response.headers.get("content-length")
+            came = response.num_bytes_downloaded
 
-        if announced is not None and announced.isdigit() and int(announced) != size:
-            raise Unavailable(f"{size} of {announced} bytes of {file} came")
+        if announced is not None and announced.isdigit() and int(announced) != came:
+            raise Unavailable(f"{came} of {announced} bytes of {file} came")
 
         await anyio.to_thread.run_sync(_keep, part, path)
 
@@ -252,8 +257,8 @@ def _name(value: object) -> str | None:
 def _count(value: object) -> int:
     """Return a number that may have come as text; 0 for what is none."""
     try:
-        return max(int(str(value)), 0)
-    except ValueError:
+        return min(max(int(float(str(value))), 0), MAX_COUNT)
+    except (ValueError, OverflowError):
         return 0
 
 
@@ -263,11 +268,13 @@ def _time(value: object) -> float | None:
         return None
 
     try:
-        return float(str(value))
+        at = float(str(value))
     except ValueError:
         pass
+    else:
+        return at if math.isfinite(at) else None
 
     try:
         return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
