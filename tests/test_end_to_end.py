@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from promptspool.simulator import BatchFault, Fault, SimulatorSettings
@@ -350,6 +351,38 @@ async def test_one_fault_anywhere_costs_only_time(
         assert len(world.simulator.ledger.creations) == 1
 
 
+async def test_a_job_never_moves_to_another_address(tmp_path: Path) -> None:
+    """A changed base_url buys nothing again; set back, the job goes on, and new ones never stop."""
+    patient = {"retry": {"max_age": "3650d"}}
+
+    async with (
+        simulated(tmp_path, overrides=patient) as world,
+        simulated(tmp_path / "other", clock=world.clock) as other,
+    ):
+        world.simulator.faults.add(Fault(route="batches.create", times=None, status=429))
+        world.drop("f.jsonl", questions(3))
+
+        with anyio.move_on_after(1.5):
+            await world.drain()
+
+        world.simulator.faults.clear()
+        home, world.base_url = world.base_url, other.base_url
+        world.drop("g.jsonl", questions(2))
+
+        with anyio.move_on_after(3):
+            await world.drain()
+
+        assert len(world.results("g.jsonl")) == 2
+        assert len(other.simulator.ledger.creations) == 1
+        assert world.simulator.ledger.creations == []
+        world.base_url = home
+
+        assert await world.drain()
+
+        world.assert_conserved("f.jsonl", ids(3))
+        assert len(world.simulator.ledger.creations) == 1
+
+
 async def test_a_refused_key_pauses_and_loses_nothing(tmp_path: Path) -> None:
     """While the key is refused the provider is paused; afterwards everything goes on."""
     async with simulated(tmp_path) as world:
@@ -528,3 +561,15 @@ async def test_many_batches_are_read_off_the_list(tmp_path: Path) -> None:
         calls = world.simulator.ledger.calls
         assert calls["batches.get"] < 50
         assert calls["batches.list"] < 100
+
+
+async def test_a_rejected_name_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """A rejection never replaces what somebody has put into `rejected/`."""
+    async with simulated(tmp_path) as world:
+        for content in (b"", b"[]\n"):
+            world.drop("f.jsonl", content)
+
+            assert await world.drain()
+
+        assert (world.spool.rejected / "f.jsonl").read_bytes() == b""
+        assert (world.spool.rejected / "f.jsonl-2").read_bytes() == b"[]\n"

@@ -197,9 +197,10 @@ async def simulated(
     *,
     settings: SimulatorSettings | None = None,
     overrides: dict[str, Any] | None = None,
+    clock: FakeClock | None = None,
 ) -> AsyncIterator[World]:
-    """Serve a simulated provider and yield the world around it."""
-    clock = FakeClock()
+    """Serve a simulated provider and yield the world around it, in a time of its own or *clock*."""
+    clock = clock or FakeClock()
     simulator = Simulator(clock=clock, directory=root / "remote", settings=settings)
 
     async with running(simulator) as url:

@@ -1,8 +1,8 @@
 """The daemon put together: parts from a configuration, one task group, signals.
 
 The first SIGTERM or SIGINT lets running stages finish for `spool.stop_grace`, the second ends them
-where they are; either way the next start goes on. Raises `ConfigError` and `SpoolError`
-(environment) before anything is done.
+where they are; either way the next start goes on. `Daemon.run` raises `SpoolError` (environment)
+before anything is done; out of `run`, it comes in an exception group.
 """
 
 from __future__ import annotations

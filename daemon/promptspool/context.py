@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from promptspool.errors import Blocked
+from promptspool.errors import ProviderError
 
 if TYPE_CHECKING:
     from promptspool.clock import Clock
@@ -43,18 +43,19 @@ class Context:
     def account(self, name: str, base_url: str | None = None) -> Account:
         """Return the account called *name*, which must still have the address *base_url*.
 
-        Raises `Blocked` otherwise: a job never moves to another account by itself.
+        Raises `ProviderError` otherwise: a job never moves to another account by itself, and the
+        account that is configured now has nothing to do with it.
         """
         account = self.accounts.get(name)
 
         if account is None:
-            raise Blocked(f"[providers.{name}] is no longer in the configuration")
+            raise ProviderError(f"[providers.{name}] is no longer in the configuration")
 
         if base_url is not None and account.settings.base_url != base_url:
             message = (
                 f"the job was claimed for {base_url}, but providers.{name}.base_url is now "
                 f"{account.settings.base_url}; set it back to let the job go on"
             )
-            raise Blocked(message, code="other_address")
+            raise ProviderError(message, code="other_address")
 
         return account

@@ -7,6 +7,7 @@ never replace anything. So a delivery that died anywhere is simply done again. R
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +26,7 @@ from promptspool.spool import (
 from promptspool.wire import Claim, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from promptspool.model import Batch, Job
@@ -46,7 +47,7 @@ def deliver(
     Repeating it gives the same bytes under the same names.
     """
     folder = spool.folder(job.id)
-    stem = _free_stem(spool, job, taken)
+    stem = _free_stem(spool, job, partial(_delivered, spool, folder), taken)
     summary = folder / "summary.json"
 
     if not summary.exists():
@@ -81,32 +82,46 @@ def deliver(
     return Delivered(stem=stem, results=counts["results"], errors=counts["errors"])
 
 
-def _free_stem(spool: Spool, job: Job, taken: set[bytes]) -> bytes:
+def _free_stem(
+    spool: Spool, job: Job, products: Callable[[bytes], list[tuple[Path, Path]]], taken: set[bytes]
+) -> bytes:
     """Return the reserved stem, or another if somebody has put a file under one of its names.
 
-    What was published under the old one is taken back, and the summary, which names the files, is
-    written anew. The new stem is on the platter before anything is published under it.
+    *products* are what is published under a stem: the file in the working folder and its public
+    name. What was published under the old stem is taken back, and the summary, which names the
+    files, is to be written anew. The new stem is on the platter before anything is published.
     """
     folder = spool.folder(job.id)
     claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-    names = ("results.jsonl", "errors.jsonl", "summary.json")
-    products = [(folder / name, _product(spool, claim.stem, name)) for name in names]
-    products.append((folder / "original", spool.done / _text(claim.stem)))
-    is_done = not (folder / "original").exists()
+    pairs = products(claim.stem)
+    is_retired = not (folder / "original").exists()
 
-    if is_done or all(is_published(mine, theirs) for mine, theirs in products if theirs.exists()):
+    if is_retired or all(is_published(mine, theirs) for mine, theirs in pairs if theirs.exists()):
         return claim.stem
 
-    for mine, theirs in products:
+    for mine, theirs in pairs:
         unpublish(mine, theirs)
 
     stem = spool.reserve(claim.name, taken | {claim.stem})
     (folder / "summary.json").unlink(missing_ok=True)
-    write_durably(
-        folder / "claim.json", msgspec.json.encode(msgspec.structs.replace(claim, stem=stem))
-    )
+    renamed = msgspec.structs.replace(claim, stem=stem)
+    write_durably(folder / "claim.json", msgspec.json.encode(renamed))
 
     return stem
+
+
+def _delivered(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
+    names = ("results.jsonl", "errors.jsonl", "summary.json")
+    products = [(folder / name, _product(spool, stem, name)) for name in names]
+
+    return [*products, (folder / "original", spool.done / _text(stem))]
+
+
+def _rejected(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
+    target = spool.rejected / _text(stem)
+    note = target.with_name(target.name + ".rejected.json")
+
+    return [(folder / "rejection.json", note), (folder / "original", target)]
 
 
 def _product(spool: Spool, stem: bytes, name: str) -> Path:
@@ -122,15 +137,16 @@ def _shown(stem: bytes) -> str:
     return stem.decode("utf-8", "backslashreplace")
 
 
-def reject(spool: Spool, job: Job) -> None:
-    """Put the original and the reason into `rejected/`, and remove the folder; repeatable."""
+def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
+    """Put the reason and the original into `rejected/`, and remove the folder; repeatable."""
     folder = spool.folder(job.id)
-    target = spool.rejected / _text(job.stem)
 
     if folder.exists():
+        stem = _free_stem(spool, job, partial(_rejected, spool, folder), taken)
+        (note, public_note), (original, target) = _rejected(spool, folder, stem)
         make_folders(target.parent, below=spool.rejected)
-        publish(folder / "rejection.json", target.with_name(target.name + ".rejected.json"))
-        _retire(folder / "original", target)
+        publish(note, public_note)
+        _retire(original, target)
         remove_folder(folder)
 
 

@@ -273,15 +273,16 @@ class Dispatcher:
 
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
         """Run one stage and apply what came of it."""
-        with bound_contextvars(**journal.names(rows)):
-            try:
+        try:
+            with bound_contextvars(**journal.names(rows)):
                 outcomes = await self._outcomes(stage, rows)
-                pairs = zip(rows, outcomes, strict=True)
-                await self._apply(stage, [(row, out) for row, out in pairs if out is not None])
-            finally:
-                self.in_progress.difference_update(row.id for row in rows)
-                self._running[lane] -= 1
-                self.bell.ring()
+
+            pairs = zip(rows, outcomes, strict=True)
+            await self._apply(stage, [(row, out) for row, out in pairs if out is not None])
+        finally:
+            self.in_progress.difference_update(row.id for row in rows)
+            self._running[lane] -= 1
+            self.bell.ring()
 
     async def _outcomes(self, stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome | None]:
         """Run *stage*; whatever it raises becomes the outcome of each of its due rows."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import filecmp
 import os
 import secrets
 import shutil
@@ -99,11 +100,11 @@ def publish(source: Path, target: Path) -> None:
 
 
 def is_published(source: Path, target: Path) -> bool:
-    """Tell whether *target* is *source* under another name."""
-    try:
-        return target.samefile(source) and not target.is_symlink()
-    except FileNotFoundError:
+    """Tell whether *target* is *source* under another name, or a copy of it (a restored backup)."""
+    if target.is_symlink() or not target.is_file() or not source.is_file():
         return False
+
+    return target.samefile(source) or filecmp.cmp(source, target, shallow=False)
 
 
 def unpublish(source: Path, target: Path) -> None:

@@ -127,6 +127,12 @@ async def plan(context: Context, job: Job) -> Outcome:
 
 
 def _finished_plan(folder: Path) -> Manifest | None:
+    """Return the plan that is there; raises `BadInput` if it came to a rejection."""
+    note = folder / "rejection.json"
+
+    if note.exists():
+        raise BadInput(msgspec.json.decode(note.read_bytes())["reason"])
+
     try:
         return delivery.read_manifest(folder)
     except FileNotFoundError:
@@ -144,7 +150,7 @@ def _fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
     if profile is None or job.provider is None:
         raise BadInput(_unknown_profile(job, context.settings), code="unknown_profile")
 
-    limits = context.settings.providers[job.provider]
+    limits = context.account(job.provider, job.base_url).settings
 
     return intake.plan(
         original=folder / "original",
@@ -226,7 +232,8 @@ def _batch_row(
 
 async def reject(context: Context, job: Job) -> Outcome:
     """Move an unusable original to `rejected/`, with the reason beside it."""
-    await anyio.to_thread.run_sync(delivery.reject, context.spool, job)
+    taken = await _taken(context, job)
+    await anyio.to_thread.run_sync(partial(delivery.reject, context.spool, job, taken=taken))
 
     return Rejected()
 
@@ -351,8 +358,8 @@ async def create(context: Context, batch: Batch) -> Outcome:
         return Created(remote=await account.provider.create(submission), found=False)
     except (Unsent, Throttled, Blocked):
         raise
-    except Unavailable as error:
-        return Unclear(reason=error.message)
+    except (Unavailable, OSError) as error:
+        return Unclear(reason=str(error))
     except Refused as error:
         return _declined(account, error)
 
@@ -604,8 +611,7 @@ def _complaints(folder: Path, batch: Batch) -> list[dict[str, object]]:
 async def deliver(context: Context, job: Job) -> Outcome:
     """Put results, errors and summary into `outbox/`, in this order, and the original to `done/`."""
     batches = await context.store.batches_of(job.id)
-    live = await context.store.live_jobs()
-    taken = {other.stem for other in live if other.id != job.id}
+    taken = await _taken(context, job)
 
     return await anyio.to_thread.run_sync(
         partial(
@@ -650,6 +656,11 @@ async def _delete_files(account: Account, batches: Sequence[Batch]) -> None:
 
 
 # What stages have in common.
+
+
+async def _taken(context: Context, job: Job) -> set[bytes]:
+    """Return the stems that other jobs have reserved."""
+    return {other.stem for other in await context.store.live_jobs() if other.id != job.id}
 
 
 async def _account_of(context: Context, batch: Batch) -> Account:

@@ -68,6 +68,7 @@ class Http:
             base_url=base_url,
             timeout=timeout,
             follow_redirects=False,
+            trust_env=not is_loopback(base_url),
             headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
         )
 
@@ -139,6 +140,11 @@ class Http:
                     raise Unavailable(message, request_id=_id(response))
 
         return bytes(body[:limit])
+
+
+def is_loopback(base_url: str) -> bool:
+    """Tell whether an address is on this machine, where no proxy leads to."""
+    return httpx.URL(base_url).host in ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
