@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "daemon" / "promptspool"
+README = (ROOT / "README.md").read_text("utf-8")
+# Neither of them logs: one is the provider, the other reads what the daemon logs.
+OTHERS = {"simulator", "demo"}
+EVENT = re.compile(r"[a-z]+\.[a-z]+(_[a-z]+)*")
+LOGGING = {"debug", "info", "warning", "error", "exception", "critical", "log", "_complain"}
+
+
+def logged_events() -> Iterator[str]:
+    """Yield every name of an event in the code."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).parts[0] not in OTHERS:
+            tree = ast.parse(path.read_text("utf-8"))
+            # The journal chooses between names before it logs; elsewhere they stand in the call.
+            yield from _names([tree] if path.name == "journal.py" else _logged(tree))
+
+
+def _logged(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the positional arguments of every call that logs."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LOGGING
+        ):
+            yield from node.args
+
+
+def _names(trees: list[ast.AST] | Iterator[ast.AST]) -> Iterator[str]:
+    for tree in trees:
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and EVENT.fullmatch(node.value)
+            ):
+                yield node.value
+
+
+def table(heading: str) -> list[list[str]]:
+    """Return the cells of the table below *heading*, without its head."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_events() -> None:
+    """The table of log events names every event that the code logs, once, and no other."""
+    named = [name for first, *_ in table("Log") for name in re.findall(r"`([a-z_.]+)`", first)]
+
+    assert sorted(named) == sorted(set(logged_events()))
+
+
+def test_guarantees() -> None:
+    """Every guarantee is proved by tests that exist."""
+    defined = {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    for _, proof in table("Guarantees"):
+        tests = re.findall(r"`(test_\w+)`", proof)
+
+        assert tests
+        assert set(tests) <= defined
+
+
+def test_length() -> None:
+    """It is read to the end: under 150 lines."""
+    assert len(README.splitlines()) < 150
