@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ IN_MEMORY = "/dev/shm"  # noqa: S108 - a place for tests, not for secrets
 
 def pytest_configure() -> None:
     """Keep temporary spools in memory where there is room: thousands of fsyncs are waited for."""
-    if os.path.isdir(IN_MEMORY) and shutil.disk_usage(IN_MEMORY).free > 2_000_000_000:
+    if Path(IN_MEMORY).is_dir() and shutil.disk_usage(IN_MEMORY).free > 2_000_000_000:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
 
 

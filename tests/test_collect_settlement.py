@@ -105,7 +105,7 @@ class Desk:
         *,
         now: float = 0.0,
         max_attempts: int = 3,
-        **fields: Any,  # noqa: ANN401
+        **fields: Any,
     ) -> SettledBatch | Doubtful:
         """Settle *batch* with *fields*, which it keeps."""
         batch = replace(batch, **fields)
@@ -119,7 +119,7 @@ class Desk:
             now=now,
         )
 
-    def settled(self, batch: Batch, **fields: Any) -> SettledBatch:  # noqa: ANN401
+    def settled(self, batch: Batch, **fields: Any) -> SettledBatch:
         """Settle *batch*, which is beyond doubt, twice; all its requests are accounted for."""
         fields = {"looks": 1, "remote_status": RemoteStatus.COMPLETED, **fields}
         result = self.settle(batch, **fields)

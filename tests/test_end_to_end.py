@@ -33,7 +33,7 @@ def ids(count: int) -> list[str]:
 
 
 async def answered(world: World, rows: Sequence[object], *, errors: Sequence[str] = ()) -> None:
-    """Drop *rows* as `f.jsonl`, run to the end and hold the laws; *errors* are the ids that fail."""
+    """Drop *rows* as `f.jsonl`, run to the end and hold the laws; *errors* are the ids to fail."""
     world.drop("f.jsonl", rows)
 
     assert await world.drain()
@@ -455,7 +455,7 @@ REJECTED = [
 async def test_unusable_files_are_rejected_with_a_reason(
     tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
-    """A file that holds no request goes to `rejected/`, and the reason beside it says what to do."""
+    """A file that holds no request goes to `rejected/`, with a reason that says what to do."""
     async with simulated(tmp_path) as world:
         world.drop(name, content)
 

@@ -61,7 +61,7 @@ def requests_of(folder: Path, batch: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.split(b"\n")[:-1]]
 
 
-def rejection(folder: Path, data: bytes, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def rejection(folder: Path, data: bytes, **changes: Any) -> dict[str, Any]:
     """Plan a file that is to be refused; return what was written about it."""
     with pytest.raises(BadInput) as caught:
         planned(folder, data, **changes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
 from commands import ids, ran, read_until, simulated, started
 
 if TYPE_CHECKING:

@@ -83,11 +83,11 @@ class Bench:
         self.client = client
         self.clock = clock
 
-    async def get(self, path: str) -> Any:  # noqa: ANN401 - JSON
+    async def get(self, path: str) -> Any:
         """Get a JSON value."""
         return (await self.client.get(path)).json()
 
-    async def upload(self, content: bytes) -> Any:  # noqa: ANN401 - JSON
+    async def upload(self, content: bytes) -> Any:
         """Upload a file and return what was answered."""
         files = {"file": ("in.jsonl", content)}
         answer = await self.client.post("/v1/files", data={"purpose": "batch"}, files=files)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from promptspool.app import Daemon
-from promptspool.clock import Bell
 from promptspool.settings import Settings
 from promptspool.simulator import Simulator, SimulatorSettings, running
 from promptspool.spool import Spool
@@ -22,6 +21,8 @@ from promptspool.spool import Spool
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
+
+    from promptspool.clock import Bell
 
 START = 1_795_000_000.0
 """When every test begins; a day in 2026."""
@@ -102,7 +103,7 @@ class World:
         plain: dict[str, Any] = {
             "spool": {"path": self.root / "spool"},
             "providers": {
-                "openai": {"base_url": self.base_url, "api_key_file": key_file, "timeout": 5},
+                "openai": {"base_url": self.base_url, "api_key_file": key_file, "timeout": 5}
             },
             "profiles": {"default": {"model": "gpt-5-mini"}},
         }

@@ -119,13 +119,9 @@ class Daemon:
 
 
 async def run(settings: Settings, *, is_draining: bool) -> bool:
-    """Run the daemon in the foreground, under systemd or not; True if no job was left unfinished."""
+    """Run the daemon in the foreground until it is told to stop, or drained, as `Daemon.run`."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
-    daemon = Daemon(
-        settings=settings,
-        is_draining=is_draining,
-        on_ready=lambda: None if systemd.notify("READY=1", os.environ) else None,
-    )
+    daemon = Daemon(settings=settings, is_draining=is_draining, on_ready=_tell_systemd)
     _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))
     is_done = False
 
@@ -137,6 +133,10 @@ async def run(settings: Settings, *, is_draining: bool) -> bool:
     _log.info("daemon.stopped")
 
     return is_done
+
+
+def _tell_systemd() -> None:
+    systemd.notify("READY=1", os.environ)
 
 
 async def _obey(daemon: Daemon, scope: anyio.CancelScope) -> None:

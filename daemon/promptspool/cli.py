@@ -4,8 +4,6 @@ Exit codes: 0 done, 1 the work failed, 2 usage or configuration, with one clear 
 a bug ends in a traceback. What a command needs is imported when it runs, so that `--help` is quick.
 """
 
-# ruff: noqa: PLC0415 - imports inside the commands, as said above
-
 from __future__ import annotations
 
 import io

@@ -27,13 +27,7 @@ from promptspool import journal
 from promptspool.boot import CLEAN_STOP, boot
 from promptspool.errors import Bug, ProviderError, StaleWrite, StoreError
 from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
-from promptspool.outcomes import (
-    AllClosed,
-    Failed,
-    Planned,
-    Settled,
-    Trouble,
-)
+from promptspool.outcomes import AllClosed, Failed, Planned, Settled, Trouble
 from promptspool.policy import decide, decide_provider
 from promptspool.stages import EVERY, STAGES, Lane, Stage, failure
 from promptspool.store import Change
@@ -295,7 +289,7 @@ class Dispatcher:
         except Bug as error:
             _log.exception("stage.broken", stage=stage.name)
             failed = Failed(reason=str(error), trouble=Trouble.BUG)
-        except Exception as error:  # the only one: no job may take the daemon down with it
+        except Exception as error:  # noqa: BLE001 - the only one: no job may end the daemon
             _log.exception("stage.crashed", stage=stage.name)
             failed = Failed(reason=f"{type(error).__name__}: {error}", trouble=Trouble.CRASH)
 

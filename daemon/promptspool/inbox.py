@@ -245,7 +245,7 @@ class Inbox:
                 continue
 
             for entry in listed:
-                name = os.path.join(folder, entry.name)
+                name = f"{folder}/{entry.name}" if folder else entry.name
 
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -300,8 +300,8 @@ class Inbox:
         return [_job(claim)]
 
     def _claim_of(self, name: str, size_bytes: int) -> Claim:
-        parts = name.split(os.sep)
-        profile = parts[0] if len(parts) > 1 else DEFAULT_PROFILE
+        folder, slash, _ = name.partition("/")
+        profile = folder if slash else DEFAULT_PROFILE
         known = self.settings.profiles.get(profile)
         provider = None if known is None else known.provider
         raw = os.fsencode(name)
@@ -406,5 +406,5 @@ def _is_folder_to_read(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """Return a file name as text for people; bytes that are no UTF-8 become `\\xNN`."""
+    r"""Return a file name as text for people; bytes that are no UTF-8 become `\xNN`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -39,9 +39,7 @@ def names(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def tell(
-    stage: str,
-    moved: Sequence[tuple[Row, Row, Outcome]],
-    followed: Sequence[tuple[Row, Row]],
+    stage: str, moved: Sequence[tuple[Row, Row, Outcome]], followed: Sequence[tuple[Row, Row]]
 ) -> None:
     """Log what became of rows that a stage worked on, and of those that followed them."""
     _tell_failures(stage, moved)

@@ -150,7 +150,7 @@ class Job:
 
     @property
     def shown(self) -> str:
-        """Return the name as text for people; bytes that are no UTF-8 become `\\xNN`."""
+        r"""Return the name as text for people; bytes that are no UTF-8 become `\xNN`."""
         return self.name.decode("utf-8", "backslashreplace")
 
 
@@ -249,20 +249,10 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     JobStatus.UNUSABLE: frozenset({JobStatus.REJECTED, JobStatus.DONE}),
     JobStatus.REJECTED: frozenset(),
     BatchStatus.PLANNED: frozenset(
-        {
-            BatchStatus.UPLOADED,
-            BatchStatus.CREATED,
-            BatchStatus.DOWNLOADED,
-            BatchStatus.CLOSED,
-        }
+        {BatchStatus.UPLOADED, BatchStatus.CREATED, BatchStatus.DOWNLOADED, BatchStatus.CLOSED}
     ),
     BatchStatus.UPLOADED: frozenset(
-        {
-            BatchStatus.CREATING,
-            BatchStatus.CREATED,
-            BatchStatus.DOWNLOADED,
-            BatchStatus.CLOSED,
-        }
+        {BatchStatus.CREATING, BatchStatus.CREATED, BatchStatus.DOWNLOADED, BatchStatus.CLOSED}
     ),
     BatchStatus.CREATING: frozenset(
         {

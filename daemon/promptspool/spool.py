@@ -15,13 +15,13 @@ import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptspool.errors import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from promptspool.model import BatchId, JobId
 
@@ -67,7 +67,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Rename *source*, already synced, to *target* of ours, replacing it; both folders are synced."""
+    """Rename *source*, synced already, to *target* of ours, replacing it; syncs both folders."""
     source.rename(target)
     sync_folder(target.parent)
 
@@ -224,8 +224,8 @@ class Spool:
         appended to it is cut.
         """
         room = MAX_NAME_BYTES - len(LONGEST_SUFFIX) - len("-999999")
-        folder, base = os.path.split(name)
-        name = os.path.join(folder, base[:room])
+        folder, slash, base = name.rpartition(b"/")
+        name = folder + slash + base[:room]
         number = 1
 
         while True:
@@ -239,7 +239,9 @@ class Spool:
     @staticmethod
     def is_too_long(name: bytes) -> bool:
         """Tell whether results could not be named after *name*."""
-        return len(os.path.basename(name)) + len(LONGEST_SUFFIX) + len("-999999") > MAX_NAME_BYTES
+        base = name.rpartition(b"/")[2]
+
+        return len(base) + len(LONGEST_SUFFIX) + len("-999999") > MAX_NAME_BYTES
 
     def _products(self, stem: bytes) -> list[Path]:
         """Return every name outside `working/` that a job with *stem* may leave."""

@@ -72,10 +72,7 @@ from promptspool.outcomes import (
 )
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
-from promptspool.spool import (
-    remove_folder,
-    write_durably,
-)
+from promptspool.spool import remove_folder, write_durably
 from promptspool.wire import BatchFault, Claim, Manifest, PlannedBatch
 
 if TYPE_CHECKING:
@@ -347,11 +344,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
         completion_window=account.settings.completion_window,
         requests_file=context.spool.requests_file(batch.job, batch.id),
         input_file=batch.input_file,
-        metadata={
-            SPOOL_KEY: context.spool_id,
-            BATCH_KEY: batch.id,
-            SHA256_KEY: batch.sha256,
-        },
+        metadata={SPOOL_KEY: context.spool_id, BATCH_KEY: batch.id, SHA256_KEY: batch.sha256},
     )
 
     try:
@@ -609,7 +602,7 @@ def _complaints(folder: Path, batch: Batch) -> list[dict[str, object]]:
 
 
 async def deliver(context: Context, job: Job) -> Outcome:
-    """Put results, errors and summary into `outbox/`, in this order, and the original to `done/`."""
+    """Put results, errors and summary into `outbox/`, and then the original into `done/`."""
     batches = await context.store.batches_of(job.id)
     taken = await _taken(context, job)
 

@@ -156,7 +156,7 @@ class AnswerLine(msgspec.Struct):
 
 
 class ErrorLine(msgspec.Struct, kw_only=True):
-    """One line of `errors.jsonl`: an answer line, how often it was tried, and where it came from."""
+    """One line of `errors.jsonl`: an answer line, how often it was tried, and its origin."""
 
     id: msgspec.Raw
     custom_id: str

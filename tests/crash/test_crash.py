@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from crash.mortal import Death, Fate, mortal
 from world import simulated
 

@@ -116,7 +116,7 @@ class Provider(Protocol):
         ...
 
     async def files(self) -> Sequence[RemoteFile]:
-        """Return the batch input files of the account, the youngest first, as far as one call goes."""
+        """Return the account's batch input files, the youngest first, as far as one call goes."""
         ...
 
     async def delete_file(self, file: str) -> None:

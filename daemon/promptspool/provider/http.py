@@ -77,10 +77,7 @@ class Http:
         await self._client.aclose()
 
     async def json(
-        self,
-        method: str,
-        path: str,
-        **arguments: Any,  # noqa: ANN401 - httpx's own
+        self, method: str, path: str, **arguments: Any
     ) -> tuple[dict[str, Any], httpx.Headers]:
         """Send one request and return the JSON object it was answered with.
 
@@ -103,12 +100,7 @@ class Http:
 
     @asynccontextmanager
     async def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        transfer: bool = False,
-        **arguments: Any,  # noqa: ANN401
+        self, method: str, path: str, *, transfer: bool = False, **arguments: Any
     ) -> AsyncIterator[httpx.Response]:
         """Send one request and yield its answer unread, if it is a 2xx; raises `ProviderError`."""
         headers = {"Authorization": f"Bearer {self._key()}"}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import msgspec
 
 from promptspool.simulator.failures import SERVER_ERROR, Failure
-from promptspool.simulator.timeline import Ending  # noqa: TC001 - msgspec reads annotations
-from promptspool.simulator.wire import BatchError, Status  # noqa: TC001 - as above
+from promptspool.simulator.timeline import Ending
+from promptspool.simulator.wire import BatchError, Status
 
 if TYPE_CHECKING:
     from promptspool.simulator.inputs import Judge

@@ -120,7 +120,7 @@ class Gate:
         return None
 
 
-def spoil(fault: Fault, response: Response) -> ASGIApp:  # noqa: PLR0911 - one per action
+def spoil(fault: Fault, response: Response) -> ASGIApp:
     """Return what is sent in place of *response*."""
     match fault.action:
         case "stall":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class ApiProblem(Exception):  # noqa: N818 - not a failure of this program but an answer of it
+class ApiProblem(Exception):
     """A request that is answered with an error object."""
 
     def __init__(  # noqa: PLR0913 - the fields of the documented error object

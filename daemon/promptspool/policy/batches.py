@@ -1,0 +1,287 @@
+"""What becomes of a batch after each outcome."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from promptspool.model import REMOTE_RANK, Batch, BatchStatus, RemoteStatus
+from promptspool.outcomes import (
+    Created,
+    Doubtful,
+    Downloaded,
+    Failed,
+    Gone,
+    Intended,
+    Missed,
+    NeverCreated,
+    NotListed,
+    Polled,
+    Restarted,
+    Settled,
+    Trouble,
+    Turned,
+    Unclear,
+    Uploaded,
+    Vanished,
+)
+from promptspool.policy.backoff import fraction, illegal, postponed
+
+if TYPE_CHECKING:
+    from promptspool.model import RemoteBatch
+    from promptspool.outcomes import Outcome
+    from promptspool.policy.backoff import Rules
+
+RACE_S = 120.0
+"""How long "no such file" after a good upload may be a race (`batch-apis`, F18)."""
+
+LOST_AFTER_S = 900.0
+"""A batch is lost after 404s for this long (F15: providers flap for minutes) ..."""
+
+LOST_AFTER_SIGHTINGS = 5
+"""... and for this many times in a row."""
+
+PROGRESS_FRESH = 0.9
+"""From this share of answered requests on, a batch is asked as often as a new one."""
+
+
+def decide_batch(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
+    """Return what *batch* becomes; its version is the caller's."""
+    match outcome:
+        case Failed():
+            return _failed_batch(batch, outcome, now, rules)
+        case Created(remote=remote):
+            return _created(batch, remote, now, rules)
+        case Turned(faults=faults):
+            return _ended_without(batch, RemoteStatus.REFUSED, now, faults=faults)
+        case Vanished():
+            return replace(batch, status=BatchStatus.CLOSED, due_at=None, why="its folder is gone")
+        case Polled(remote=remote) if batch.status is BatchStatus.CREATED:
+            return _polled(batch, remote, now, rules)
+        case Missed() if batch.status is BatchStatus.CREATED:
+            return _missed(batch, now, rules)
+        case _:
+            pass
+
+    if batch.status in (BatchStatus.ENDED, BatchStatus.DOWNLOADED):
+        return _decide_collection(batch, outcome, now, rules)
+
+    return _decide_submission(batch, outcome, now, rules)
+
+
+def _decide_submission(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
+    moved = replace(batch, due_at=now, failures=0, why=None)
+
+    match batch.status, outcome:
+        case BatchStatus.PLANNED, Uploaded(file=file):
+            return replace(moved, status=BatchStatus.UPLOADED, input_file=file, uploaded_at=now)
+        case BatchStatus.UPLOADED, Intended():
+            return replace(moved, status=BatchStatus.CREATING, intended_at=now)
+        case BatchStatus.CREATING, Gone(reason=reason):
+            return _gone(batch, reason, now, rules)
+        case BatchStatus.CREATING, Unclear(reason=reason):
+            return replace(moved, status=BatchStatus.UNCLEAR, unclear_at=now, looks=0, why=reason)
+        case BatchStatus.CREATING | BatchStatus.UNCLEAR, Restarted():
+            return replace(
+                moved, status=BatchStatus.UNCLEAR, unclear_at=None, looks=0, why="restarted"
+            )
+        case BatchStatus.UNCLEAR, NotListed():
+            return _not_listed(batch, now, rules)
+        case BatchStatus.UNCLEAR, NeverCreated():
+            return replace(moved, status=BatchStatus.CREATING, looks=0, unclear_at=None)
+        case _:
+            raise illegal(batch, outcome)
+
+
+def _decide_collection(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
+    moved = replace(batch, due_at=now, failures=0, why=None)
+
+    match batch.status, outcome:
+        case BatchStatus.ENDED, Downloaded(remote=remote):
+            seen = moved if remote is None else _seen(moved, remote)
+
+            return replace(seen, status=BatchStatus.DOWNLOADED)
+        case BatchStatus.DOWNLOADED, Doubtful(reason=reason):
+            delay = rules.polling.delay(batch.looks, key=batch.id)
+
+            return replace(
+                moved,
+                status=BatchStatus.ENDED,
+                looks=batch.looks + 1,
+                due_at=now + delay,
+                why=reason,
+            )
+        case BatchStatus.DOWNLOADED, Settled():
+            return replace(moved, status=BatchStatus.CLOSED, due_at=None)
+        case _:
+            raise illegal(batch, outcome)
+
+
+def _failed_batch(batch: Batch, failure: Failed, now: float, rules: Rules) -> Batch:
+    """Postpone; but a create that crashed may have been sent, so it is to be looked up."""
+    if batch.status is BatchStatus.CREATING and failure.trouble in (Trouble.CRASH, Trouble.BUG):
+        return replace(
+            batch, status=BatchStatus.UNCLEAR, unclear_at=now, looks=0, due_at=now,
+            why=failure.reason,
+        )  # fmt: skip
+
+    return postponed(batch, failure, now, rules)
+
+
+def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
+    """Ask again while it can be a race after a good upload; upload anew when it cannot."""
+    if batch.uploaded_at is not None and now - batch.uploaded_at < RACE_S:
+        failure = Failed(reason=reason, trouble=Trouble.ITEM)
+
+        return postponed(batch, failure, now, rules)
+
+    return replace(
+        batch,
+        status=BatchStatus.PLANNED,
+        input_file=None,
+        uploaded_at=None,
+        due_at=now + rules.retry.delay(batch.failures, key=batch.id),
+        failures=batch.failures + 1,
+        why=reason,
+    )
+
+
+def _not_listed(batch: Batch, now: float, rules: Rules) -> Batch:
+    """Offer it once more only when a look after the grace did not find it either."""
+    asked_at = batch.unclear_at if batch.unclear_at is not None else now
+    believed_at = asked_at + rules.grace(batch.provider)
+
+    if batch.looks > 0 and now >= believed_at:
+        return replace(
+            batch,
+            status=BatchStatus.CREATING,
+            looks=0,
+            unclear_at=None,
+            failures=0,
+            due_at=now,
+            intended_at=now,
+            why=None,
+        )
+
+    return replace(
+        batch, looks=batch.looks + 1, unclear_at=asked_at, failures=0, due_at=max(now, believed_at)
+    )
+
+
+def _created(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batch:
+    created = replace(
+        batch,
+        status=BatchStatus.CREATED,
+        remote_id=remote.id,
+        input_file=remote.input_file or batch.input_file,
+        looks=0,
+        unclear_at=None,
+        failures=0,
+        polls=0,
+        why=None,
+    )
+
+    return _scheduled(_seen(created, remote), now, rules)
+
+
+def _ended_without(batch: Batch, status: RemoteStatus, now: float, *, faults: str | None) -> Batch:
+    """Skip the download of a batch that has nothing to download."""
+    return replace(
+        batch,
+        status=BatchStatus.DOWNLOADED,
+        remote_status=status,
+        errors=faults,
+        ended_at=now,
+        looks=0,
+        failures=0,
+        due_at=now,
+        why=None,
+    )
+
+
+def _polled(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batch:
+    """Take over what the provider says, unless it is older than what is known."""
+    seen = _seen(batch, remote)
+    changed = seen.remote_status is not batch.remote_status
+    counted = replace(
+        seen,
+        polls=0 if changed else batch.polls + 1,
+        missed=0,
+        missed_at=None,
+        failures=0,
+        why=None,
+    )
+
+    if counted.remote_status is None or not counted.remote_status.is_terminal:
+        return _scheduled(counted, now, rules)
+
+    return replace(
+        counted,
+        status=BatchStatus.ENDED,
+        ended_at=remote.ended_at if remote.ended_at is not None else now,
+        looks=0,
+        due_at=now,
+    )
+
+
+def _seen(batch: Batch, remote: RemoteBatch) -> Batch:
+    """Return *batch* with the provider's facts; a status never goes back."""
+    known = batch.remote_status
+
+    if known is not None and REMOTE_RANK[remote.status] < REMOTE_RANK[known]:
+        return batch
+
+    return replace(
+        batch,
+        remote_status=remote.status,
+        created_at=remote.created_at or batch.created_at,
+        total=remote.total or batch.total,
+        completed=max(remote.completed, batch.completed),
+        failed=max(remote.failed, batch.failed),
+        output_file=remote.output_file or batch.output_file,
+        error_file=remote.error_file or batch.error_file,
+        errors=remote.errors or batch.errors,
+    )
+
+
+def _scheduled(batch: Batch, now: float, rules: Rules) -> Batch:
+    """Set the next poll: backing off, but sooner when it is nearly done."""
+    nearly = batch.remote_status in (RemoteStatus.FINALIZING, RemoteStatus.CANCELLING)
+    answered = batch.completed + batch.failed
+
+    if batch.total and answered >= PROGRESS_FRESH * batch.total:
+        nearly = True
+
+    count = min(batch.polls, 1) if nearly else batch.polls
+    delay = rules.polling.delay(count, key=batch.id)
+
+    return replace(batch, due_at=_pooled(batch.provider, now, delay, rules))
+
+
+def _pooled(provider: str, now: float, delay: float, rules: Rules) -> float:
+    """Return about *now* + *delay*, but at a moment when other batches of the provider are due.
+
+    So many batches are asked about by one page of the list instead of one by one.
+    """
+    slot = rules.polling.first_s
+    phase = fraction(provider) * slot
+    pooled = round((now + delay - phase) / slot) * slot + phase
+
+    return pooled if pooled > now + slot / 2.0 else pooled + slot
+
+
+def _missed(batch: Batch, now: float, rules: Rules) -> Batch:
+    """Count a 404; only many of them over a long time mean that the batch is lost."""
+    since = batch.missed_at if batch.missed_at is not None else now
+    missed = batch.missed + 1
+
+    if missed >= LOST_AFTER_SIGHTINGS and now - since >= LOST_AFTER_S:
+        return _ended_without(batch, RemoteStatus.LOST, now, faults=None)
+
+    return replace(
+        batch,
+        missed=missed,
+        missed_at=since,
+        due_at=now + rules.polling.delay(missed, key=batch.id),
+        why="the provider does not know it at the moment",
+    )
