@@ -17,6 +17,7 @@ def refused(errors: str | None, *, requests: int = 10, waits: int = 0, halvings:
         id=BatchId("job.1"),
         job=JobId("job"),
         provider="p",
+        base_url="http://127.0.0.1/v1",
         endpoint="/v1/responses",
         model="m",
         requests=requests,

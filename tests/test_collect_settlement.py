@@ -79,6 +79,7 @@ class Desk:
             id=FIRST,
             job=JOB,
             provider="p",
+            base_url="http://127.0.0.1/v1",
             endpoint="/v1/responses",
             model="gpt-5-mini",
             requests=len(good),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from promptspool.simulator import BatchFault, Fault, SimulatorSettings
+from promptspool.simulator import BatchFault, Call, Fault, SimulatorSettings
 from promptspool.simulator.failures import Failure
 from promptspool.simulator.wire import BatchError
 from world import simulated
@@ -573,3 +573,76 @@ async def test_a_rejected_name_taken_meanwhile_is_left_alone(tmp_path: Path) -> 
 
         assert (world.spool.rejected / "f.jsonl").read_bytes() == b""
         assert (world.spool.rejected / "f.jsonl-2").read_bytes() == b"[]\n"
+
+
+async def test_a_live_batch_is_never_looked_for_elsewhere(tmp_path: Path) -> None:
+    """A batch that runs at one address is not declared lost because another does not know it."""
+    patient = {"retry": {"max_age": "3650d"}}
+
+    async with (
+        simulated(tmp_path, overrides=patient, settings=SimulatorSettings(run_s=40_000)) as world,
+        simulated(
+            tmp_path / "other", clock=world.clock, settings=SimulatorSettings(seed="other")
+        ) as other,
+    ):
+        world.drop("f.jsonl", questions(3))
+
+        with anyio.move_on_after(0.7):
+            await world.drain()
+
+        assert len(world.simulator.ledger.creations) == 1
+        home, world.base_url = world.base_url, other.base_url
+        world.drop("g.jsonl", questions(2))
+
+        with anyio.move_on_after(4):
+            await world.drain()
+
+        assert len(world.results("g.jsonl")) == 2
+        assert len(other.simulator.ledger.creations) == 1
+        world.base_url = home
+
+        assert await world.drain()
+
+        world.assert_conserved("f.jsonl", ids(3))
+        assert len(world.simulator.ledger.creations) == 1
+
+
+async def test_a_key_of_another_project_buys_nothing_again(tmp_path: Path) -> None:
+    """When the account knows neither batch nor file, nothing is lost and nothing bought again."""
+    patient = {"retry": {"max_age": "3650d"}}
+    unknown = [Fault(route=route, times=400, status=404) for route in ("batches.get", "files.get")]
+
+    async with simulated(tmp_path, overrides=patient) as world:
+        world.simulator.faults.add(*unknown)
+        world.simulator.faults.add(
+            Fault(
+                route="batches.list",
+                times=400,
+                action="status",
+                status=200,
+                body='{"object":"list","data":[],"has_more":false}',
+            )
+        )
+        await answered(world, questions(3))
+
+        assert len(world.simulator.ledger.creations) == 1
+        assert world.clock.monotonic() > 3600
+
+
+async def test_a_batch_that_is_gone_is_asked_again(tmp_path: Path) -> None:
+    """A batch really lost, in an account that knows its file, is replaced after a quarter hour."""
+    async with simulated(tmp_path) as world:
+        remote: list[str] = []
+
+        def is_first(call: Call) -> bool:
+            remote.append(call.remote_id or "")
+            return call.remote_id == remote[0]
+
+        world.simulator.faults.add(
+            Fault(route="batches.get", times=None, status=404), when=is_first
+        )
+        world.simulator.faults.add_batch(BatchFault(list_lag_s=1e9))
+        await answered(world, questions(3))
+
+        assert len(world.simulator.ledger.creations) == 2
+        assert world.clock.monotonic() > 900

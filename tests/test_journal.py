@@ -58,6 +58,7 @@ BATCH = Batch(
     id=BatchId(f"{JOB.id}.1"),
     job=JOB.id,
     provider="openai",
+    base_url="http://127.0.0.1/v1",
     endpoint="/v1/chat/completions",
     model="m",
     requests=10,

@@ -96,6 +96,7 @@ def batch_of(**changes: Any) -> Batch:
         "id": BatchId("20261120t231853z-4f7k2m.1"),
         "job": JobId("20261120t231853z-4f7k2m"),
         "provider": "openai",
+        "base_url": "http://127.0.0.1/v1",
         "endpoint": "/v1/chat/completions",
         "model": "gpt-5-mini",
         "requests": 10,
@@ -228,8 +229,7 @@ states = st.sampled_from(ProviderStatus).flatmap(
         due_at=_due(status),
         failures=counts,
         sweeps=counts,
-        strikes=counts,
-        last_struck=texts,
+        struck=st.sampled_from(["", "a", "a b"]),
         pauses=counts,
         paused_until=st.none() | times,
         paused_at=st.none() | times,
@@ -589,7 +589,7 @@ def test_a_boot_forgets_pauses_and_starts_recall() -> None:
         id="openai",
         status=ProviderStatus.READY,
         version=7,
-        strikes=3,
+        struck="a b c",
         pauses=4,
         paused_until=NOW + 600,
     )
@@ -675,11 +675,11 @@ def test_an_outage_pauses_only_after_several_items_met_it() -> None:
     for _ in range(20):
         state = decide_provider(state, "a", failed(Trouble.OUTAGE), NOW, RULES)
 
-    assert (state.strikes, state.pauses) == (1, 0)
+    assert (len(state.struck.split()), state.pauses) == (1, 0)
 
     state = decide_provider(state, "b", failed(Trouble.OUTAGE), NOW, RULES)
 
-    assert (state.strikes, state.pauses) == (2, 0)
+    assert (len(state.struck.split()), state.pauses) == (2, 0)
 
     state = decide_provider(state, "c", failed(Trouble.OUTAGE), NOW, RULES)
 
@@ -692,8 +692,7 @@ def test_any_real_answer_ends_a_pause() -> None:
     paused = ProviderState(
         id="openai",
         status=ProviderStatus.READY,
-        strikes=3,
-        last_struck="a",
+        struck="a b c",
         pauses=2,
         paused_until=NOW,
         paused_at=NOW - 9,

@@ -10,7 +10,7 @@ import aiosqlite
 import anyio
 import pytest
 
-from promptspool.errors import SpoolError, StaleWrite, StoreError
+from promptspool.errors import Bug, SpoolError, StaleWrite, StoreError
 from promptspool.model import (
     Batch,
     BatchId,
@@ -59,6 +59,7 @@ BATCH = Batch(
     job=JOB.id,
     parent=BatchId(f"{JOB.id}.1+1"),
     provider="openai",
+    base_url="http://127.0.0.1/v1",
     endpoint="/v1/chat/completions",
     model="gpt-5-mini",
     status=BatchStatus.CREATED,
@@ -100,8 +101,7 @@ STATE = ProviderState(
     due_at=NOW,
     failures=1,
     sweeps=2,
-    strikes=3,
-    last_struck="a",
+    struck="a b c",
     pauses=4,
     paused_until=NOW + 60,
     paused_at=NOW - 60,
@@ -147,6 +147,7 @@ async def test_rows_come_back_as_they_were(store: Store) -> None:
         id=BatchId("bare.1"),
         job=bare_job.id,
         provider="openai",
+        base_url="http://127.0.0.1/v1",
         endpoint="/v1/embeddings",
         model="m",
         requests=1,
@@ -230,7 +231,7 @@ async def test_a_row_that_cannot_be_kept_is_not_dropped_silently(store: Store) -
     await add(store, JOB)
     impossible = replace(BATCH, give_up_at=float("nan"))  # which SQLite takes for NULL
 
-    with pytest.raises(StoreError):
+    with pytest.raises(Bug):
         await add(store, impossible)
 
     assert await store.batches_of(JOB.id) == []
@@ -238,7 +239,7 @@ async def test_a_row_that_cannot_be_kept_is_not_dropped_silently(store: Store) -
 
 async def test_a_batch_needs_its_job(store: Store) -> None:
     """A batch of a job that nobody knows is refused."""
-    with pytest.raises(StoreError):
+    with pytest.raises(Bug):
         await add(store, BATCH)
 
     assert await store.batches_of(JOB.id) == []

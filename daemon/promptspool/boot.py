@@ -55,12 +55,16 @@ async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderSta
     live = await store.live_jobs()
     inbox.taken.update(job.stem for job in live)
     sweeps = 1 if is_clean else SWEEPS_AFTER_A_CRASH
-    busy = {job.provider for job in live}
+    busy = {job.provider for job in live if job.provider is not None}
+    recalled = busy & context.accounts.keys()
+    known = sorted({*context.accounts, *busy})
     _log.info("daemon.booted", jobs=len(live), clean_stop=is_clean)
 
     return [
-        await _boot_provider(store, name, Booted(sweeps=sweeps if name in busy else 0), rules, now)
-        for name in context.accounts
+        await _boot_provider(
+            store, name, Booted(sweeps=sweeps if name in recalled else 0), rules, now
+        )
+        for name in known
     ]
 
 

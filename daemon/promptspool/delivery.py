@@ -14,6 +14,7 @@ import msgspec
 
 from promptspool import collect
 from promptspool.outcomes import Delivered
+from promptspool.planning import read_manifest
 from promptspool.spool import (
     is_published,
     make_folders,
@@ -23,7 +24,7 @@ from promptspool.spool import (
     unpublish,
     write_durably,
 )
-from promptspool.wire import Claim, Manifest
+from promptspool.wire import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
     from promptspool.model import Batch, Job
     from promptspool.spool import Spool
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Return the plan in a working folder; raises `FileNotFoundError` before it is finished."""
-    return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
 
 
 def deliver(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,19 +25,20 @@ from structlog.contextvars import bound_contextvars
 
 from promptspool import journal
 from promptspool.boot import CLEAN_STOP, boot
-from promptspool.errors import Bug, ProviderError, StaleWrite, StoreError
+from promptspool.clock import Bell
+from promptspool.enquiry import failure
+from promptspool.errors import Bug, ProviderError, StoreError
 from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
 from promptspool.outcomes import AllClosed, Failed, Planned, Settled, Trouble
 from promptspool.policy import decide, decide_provider
-from promptspool.stages import EVERY, STAGES, Lane, Stage, failure
+from promptspool.stages import EVERY, STAGES, Lane, Stage
 from promptspool.store import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
-    from promptspool.clock import Bell
     from promptspool.context import Context
     from promptspool.inbox import Inbox
     from promptspool.model import Row, Status
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
 LONGEST_SLEEP_S = 3600.0
 """Without any deadline it still looks around once an hour."""
 
-WRITE_RETRY_S = 5.0
-"""How long to wait before an outcome that could not be written is written again."""
+STORE_RETRY_S = 5.0
+"""How long to wait before what the database refused is tried again."""
+
+_Result = TypeVar("_Result")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -67,6 +70,8 @@ class Dispatcher:
     on_ready: Callable[[], None] = lambda: None
     in_progress: set[str] = field(default_factory=set)
     """Ids of the rows that a task works on; `inbox` while it is being looked at."""
+    held: set[str] = field(default_factory=set)
+    """Ids of rows whose outcome the database refused for good: left alone until the next start."""
     is_stopping: bool = False
     is_ready: bool = False
     _running: Counter[tuple[Lane, str | None]] = field(default_factory=Counter)
@@ -90,10 +95,10 @@ class Dispatcher:
             while not self.is_stopping:
                 self.bell.clear()
                 now = self.context.clock.now()
-                await self._start_due(tasks)
+                await self._persistently(lambda: self._start_due(tasks))
                 self._tell_ready()
 
-                if self.is_draining and await self._is_drained():
+                if self.is_draining and await self._is_drained(since=now):
                     break
 
                 await self._sleep(since=now)
@@ -144,18 +149,15 @@ class Dispatcher:
         if free <= 0:
             return
 
-        limit = min(free * stage.group, EVERY) + len(self.in_progress)
+        limit = min(free * stage.group, EVERY) + len(self.in_progress) + len(self.held)
         now = self.context.clock.now()
         due = await self.context.store.due(status, provider, now=now, limit=limit)
-        rows = [row for row in due if row.id not in self.in_progress and self._may_run(row)]
+        rows = [row for row in due if self._may_run(row)]
 
         if rows and stage.group == EVERY:
             assert provider is not None  # noqa: S101 - only batches are taken all at once
-            rows = [
-                row
-                for row in await self.context.store.running(provider)
-                if row.id not in self.in_progress
-            ]
+            running = await self.context.store.running(provider)
+            rows = [row for row in running if self._may_run(row)]
 
         for start in range(0, min(len(rows), free * stage.group), stage.group):
             group = rows[start : start + stage.group]
@@ -172,6 +174,9 @@ class Dispatcher:
         if state is None:
             return room
 
+        if stage.lane is Lane.DISK:
+            return room
+
         if self._is_paused(state) or (
             stage.needs_recall and state.status is ProviderStatus.RECALLING
         ):
@@ -186,7 +191,10 @@ class Dispatcher:
         return state.paused_until is not None and state.paused_until > self.context.clock.now()
 
     def _may_run(self, row: Row) -> bool:
-        """Tell whether the provider that a job or a recall needs is there and not paused."""
+        """Tell whether a row is free, and the provider that a job or a recall needs not paused."""
+        if row.id in self.in_progress or row.id in self.held:
+            return False
+
         name = {Job: getattr(row, "provider", None), ProviderState: row.id}.get(type(row))
         needs_it = not isinstance(row, Job) or row.status is JobStatus.DELIVERED
         state = self._providers.get(name or "")
@@ -226,15 +234,19 @@ class Dispatcher:
 
     # Draining.
 
-    async def _is_drained(self) -> bool:
-        """Tell whether nothing will happen any more without a new file or a person."""
-        if self.in_progress or self.inbox.waiting or not self.is_ready:
+    async def _is_drained(self, *, since: float) -> bool:
+        """Tell whether nothing will happen any more without a new file or a person.
+
+        Nothing runs, what was due at *since* was started or cannot be, and nothing is due later. A
+        bell rung meanwhile means that something ended and may have left more to do.
+        """
+        if self.in_progress or self.inbox.waiting or self.bell.is_rung() or not self.is_ready:
             return False
 
         if not await self._unfinished():
             return True
 
-        return await self.context.store.next_due_at(0.0) is None
+        return await self.context.store.next_due_at(since) is None
 
     async def _unfinished(self) -> list[Job]:
         """Return the jobs that have not been delivered or rejected; tidying is tried once."""
@@ -271,8 +283,10 @@ class Dispatcher:
             with bound_contextvars(**journal.names(rows)):
                 outcomes = await self._outcomes(stage, rows)
 
-            pairs = zip(rows, outcomes, strict=True)
-            await self._apply(stage, [(row, out) for row, out in pairs if out is not None])
+            pairs = [(row, out) for row, out in zip(rows, outcomes, strict=True) if out is not None]
+
+            if not await self._apply(stage, pairs):
+                self.held.update(row.id for row, _ in pairs)
         finally:
             self.in_progress.difference_update(row.id for row in rows)
             self._running[lane] -= 1
@@ -297,20 +311,33 @@ class Dispatcher:
 
         return [failed if row.due_at is not None and row.due_at <= now else None for row in rows]
 
-    async def _apply(self, stage: Stage, pairs: Sequence[tuple[Row, Outcome]]) -> None:
-        """Decide, write in one transaction, then say so."""
+    async def _apply(self, stage: Stage, pairs: Sequence[tuple[Row, Outcome]]) -> bool:
+        """Decide, write in one transaction, then say so; False if it could not be written.
+
+        What the outcomes say of the provider is written apart: it must not spoil what was done.
+        """
         async with self._applying:
             now = self.context.clock.now()
+            pairs = [(self._current(row), outcome) for row, outcome in pairs]
             moved = [(row, self._decided(row, outcome, now), outcome) for row, outcome in pairs]
-            updated = [(row, after) for row, after, _ in moved]
             added = [new for _, outcome in pairs for new in _successors(outcome)]
-            updated += await self._closed_jobs(pairs, now)
+            settled = await self._persistently(lambda: self._settled_jobs(pairs, now))
+            updated = [*((row, after) for row, after, _ in moved), *settled]
             states = self._judged(pairs, now)
-            change = Change(updated=[*updated, *states], added=added, at=now)
 
-            if await self._write(change):
-                self._remember(change)
-                journal.tell(stage.name, moved, [*updated[len(moved) :], *states])
+            if not await self._write(Change(updated=updated, added=added, at=now)):
+                return False
+
+            journal.tell(stage.name, moved, settled)
+
+            if await self._write(Change(updated=states, at=now)):
+                journal.tell(stage.name, (), states)
+
+            return True
+
+    def _current(self, row: Row) -> Row:
+        """Return a provider's row as it is by now: outcomes of others change it meanwhile."""
+        return self._providers[row.id] if isinstance(row, ProviderState) else row
 
     def _remember(self, change: Change) -> None:
         """Bring what is kept in memory up to what was written."""
@@ -329,7 +356,7 @@ class Dispatcher:
 
             return decide(row, Failed(reason=str(error), trouble=Trouble.BUG), now, self.rules)
 
-    async def _closed_jobs(
+    async def _settled_jobs(
         self, pairs: Sequence[tuple[Row, Outcome]], now: float
     ) -> list[tuple[Row, Row]]:
         """Settle the job whose last live batch is being closed; settling takes one at a time."""
@@ -347,10 +374,14 @@ class Dispatcher:
     def _judged(self, pairs: Sequence[tuple[Row, Outcome]], now: float) -> list[tuple[Row, Row]]:
         """Return the providers whose state the outcomes change."""
         judged: dict[str, ProviderState] = {}
+        failures: list[Outcome] = []
 
         for row, outcome in pairs:
-            if isinstance(row, ProviderState):
-                continue
+            if isinstance(row, ProviderState) or any(outcome is known for known in failures):
+                continue  # one call that failed for many rows is one failure
+
+            if isinstance(outcome, Failed):
+                failures.append(outcome)
 
             name = row.provider or ""
             state = judged.get(name, self._providers.get(name))
@@ -372,27 +403,36 @@ class Dispatcher:
         if not change.updated and not change.added:
             return True
 
+        try:
+            await self._persistently(lambda: self.context.store.write(change))
+        except Bug:
+            _log.exception("store.refused")
+
+            return False
+
+        self._remember(change)
+
+        return True
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Repeat *attempt* until the database takes it; a full disk is waited for."""
         failures = 0
 
         while True:
             try:
-                await self.context.store.write(change)
+                result = await attempt()
             except StoreError as error:
                 failures += 1
 
                 if failures == 1:
                     _log.error("store.unwritable", reason=str(error))
 
-                await self.context.clock.wait(type(self.bell)(), WRITE_RETRY_S)
-            except StaleWrite:
-                _log.exception("store.stale")
-
-                return False
+                await self.context.clock.wait(Bell(), STORE_RETRY_S)
             else:
                 if failures:
                     _log.info("store.writable", failures=failures)
 
-                return True
+                return result
 
 
 def _successors(outcome: Outcome) -> Sequence[Batch]:

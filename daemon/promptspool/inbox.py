@@ -45,6 +45,9 @@ DEFAULT_PROFILE = "default"
 CLAIMS_A_LOOK = 256
 """So many files are claimed before the rest of the daemon gets a turn."""
 
+CLAIM_RETRY_S = 5.0
+"""When a claim that the disk refused, or a file that changed meanwhile, is tried again."""
+
 WRITER_WARNING_S = 600.0
 """A file that somebody has kept open for so long is worth a line in the log."""
 
@@ -187,8 +190,13 @@ class Inbox:
             elif len(jobs) >= CLAIMS_A_LOOK:
                 next_at = now
             elif self._is_whole(name, sighting, now):
-                del seen[name]
-                jobs.extend(self._claimed(name, status))
+                claimed = self._claimed(name, status)
+                jobs.extend(claimed)
+
+                if claimed:
+                    del seen[name]
+                else:
+                    next_at = min(next_at, now + CLAIM_RETRY_S)
             elif sighting.is_open:
                 next_at = min(next_at, now + max(settle, 1.0))
 
@@ -277,6 +285,12 @@ class Inbox:
 
         try:
             folder.mkdir()
+        except OSError as error:
+            _log.warning("inbox.unclaimed", file=shown(name), reason=str(error))
+
+            return []  # nothing was made, and what is there is another job's
+
+        try:
             sync_folder(folder.parent)
             write_durably(folder / "claim.json", msgspec.json.encode(claim))
             source.rename(original)

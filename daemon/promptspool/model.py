@@ -163,6 +163,8 @@ class Batch:
     parent: BatchId | None = None
     """The batch whose leftovers it holds; None for a planned one."""
     provider: str
+    base_url: str
+    """The provider's address at claim; a batch is never looked for at another."""
     endpoint: str
     model: str
     status: BatchStatus = BatchStatus.PLANNED
@@ -189,7 +191,8 @@ class Batch:
     unclear_at: float | None = None
     """When a create went unanswered in this process; None if the process that sent it died."""
     looks: int = 0
-    """Look-ups without a find while unclear; afterwards second looks at the answers."""
+    """Before it is created, uploads that went missing; while it is unclear, look-ups without a
+    find; afterwards, second looks at the answers."""
     remote_id: str | None = None
     remote_status: RemoteStatus | None = None
     created_at: float | None = None
@@ -225,10 +228,8 @@ class ProviderState:
     """Consecutive failures of recall."""
     sweeps: int = 0
     """Sweeps that recall still has to make."""
-    strikes: int = 0
-    """Different items in a row that met an outage."""
-    last_struck: str | None = None
-    """The item that met it last."""
+    struck: str = ""
+    """The different items in a row that met an outage: their ids, with spaces between."""
     pauses: int = 0
     """Consecutive pauses; above zero it is probed with one call at a time."""
     paused_until: float | None = None

@@ -108,8 +108,10 @@ def is_published(source: Path, target: Path) -> bool:
 
 
 def unpublish(source: Path, target: Path) -> None:
-    """Take the name *target* away again, if it is *source*."""
-    if is_published(source, target):
+    """Take the name *target* away again, if it is *source* itself: a copy may be a person's."""
+    is_link = target.is_symlink() or not target.exists()
+
+    if not is_link and source.exists() and target.samefile(source):
         target.unlink()
         sync_folder(target.parent)
 
@@ -225,7 +227,7 @@ class Spool:
         """
         room = MAX_NAME_BYTES - len(LONGEST_SUFFIX) - len("-999999")
         folder, slash, base = name.rpartition(b"/")
-        name = folder + slash + base[:room]
+        name = self._passable(folder) + slash + base[:room]
         number = 1
 
         while True:
@@ -235,6 +237,24 @@ class Spool:
                 return stem
 
             number += 1
+
+    def _passable(self, folder: bytes) -> bytes:
+        """Return *folder* with another name for each part that is a file in one of the trees."""
+        path = b""
+
+        for part in filter(None, folder.split(b"/")):
+            above = path + b"/" if path else b""
+            path = above + part
+            number = 1
+
+            while any(
+                (tree / os.fsdecode(path)).exists() and not (tree / os.fsdecode(path)).is_dir()
+                for tree in (self.outbox, self.done, self.rejected)
+            ):
+                number += 1
+                path = above + part + b"-%d" % number
+
+        return path
 
     @staticmethod
     def is_too_long(name: bytes) -> bool:

@@ -16,7 +16,6 @@ outcome, and `policy.decide` says what that means. It raises `ProviderError` and
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,10 +23,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
-import msgspec
 import structlog
 
-from promptspool import collect, delivery, intake
+from promptspool import collect, delivery, enquiry, planning
 from promptspool.errors import (
     BadInput,
     Blocked,
@@ -55,7 +53,6 @@ from promptspool.outcomes import (
     Failed,
     Gone,
     Intended,
-    Missed,
     NeverCreated,
     NotListed,
     Planned,
@@ -72,8 +69,7 @@ from promptspool.outcomes import (
 )
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
-from promptspool.spool import remove_folder, write_durably
-from promptspool.wire import BatchFault, Claim, Manifest, PlannedBatch
+from promptspool.spool import remove_folder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -82,7 +78,6 @@ if TYPE_CHECKING:
     from promptspool.context import Account, Context
     from promptspool.model import RemoteBatch, Status
     from promptspool.outcomes import Outcome
-    from promptspool.settings import Settings
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
@@ -108,74 +103,28 @@ async def plan(context: Context, job: Job) -> Outcome:
     now = context.clock.now()
 
     try:
-        manifest = await anyio.to_thread.run_sync(_finished_plan, folder)
+        manifest = await anyio.to_thread.run_sync(planning.finished_plan, folder)
 
         if manifest is None:
             await _check_content(context, job, folder)
-            manifest = await anyio.to_thread.run_sync(partial(_fresh_plan, context, job, folder))
+            manifest = await anyio.to_thread.run_sync(
+                partial(planning.fresh_plan, context, job, folder)
+            )
     except BadInput as error:
-        await anyio.to_thread.run_sync(_note_rejection, folder, job, error)
+        await anyio.to_thread.run_sync(planning.note_rejection, folder, job, error)
 
         return Unusable(reason=error.reason)
 
-    rows = tuple(_batch_row(job, planned, manifest, None, now) for planned in manifest.batches)
+    rows = tuple(
+        planning.batch_row(job, planned, manifest, None, now) for planned in manifest.batches
+    )
 
     return Planned(batches=rows, requests=manifest.rows, sha256=manifest.sha256)
 
 
-def _finished_plan(folder: Path) -> Manifest | None:
-    """Return the plan that is there; raises `BadInput` if it came to a rejection."""
-    note = folder / "rejection.json"
-
-    if note.exists():
-        raise BadInput(msgspec.json.decode(note.read_bytes())["reason"])
-
-    try:
-        return delivery.read_manifest(folder)
-    except FileNotFoundError:
-        return None
-
-
-def _fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
-    claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-
-    if claim.refused is not None:
-        raise BadInput(claim.refused, code="name_too_long")
-
-    profile = context.settings.profiles.get(job.profile)
-
-    if profile is None or job.provider is None:
-        raise BadInput(_unknown_profile(job, context.settings), code="unknown_profile")
-
-    limits = context.account(job.provider, job.base_url).settings
-
-    return intake.plan(
-        original=folder / "original",
-        source=job.shown,
-        job=job.id,
-        profile=profile,
-        limits=intake.Limits(
-            max_requests=limits.max_requests,
-            max_bytes=limits.max_bytes,
-            max_inputs=limits.max_inputs,
-        ),
-        give_up_at=job.claimed_at + context.settings.retry.max_age,
-        folder=folder,
-    )
-
-
-def _unknown_profile(job: Job, settings: Settings) -> str:
-    known = ", ".join(sorted(settings.profiles)) or "none"
-
-    return (
-        f"there is no profile {job.profile!r}; known profiles: {known}; drop the file into the "
-        f"inbox folder of one of them, or add [profiles.{job.profile}] to the configuration"
-    )
-
-
 async def _check_content(context: Context, job: Job, folder: Path) -> None:
     """Say when the same content was dropped before, or refuse it where the profile says so."""
-    sha256 = await anyio.to_thread.run_sync(_sha256, folder / "original")
+    sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
     earlier = await context.store.job_with_content(sha256, other_than=job.id)
 
     if earlier is None:
@@ -187,44 +136,6 @@ async def _check_content(context: Context, job: Job, folder: Path) -> None:
     if profile is not None and profile.on_same_content == "skip":
         message = f"the same content was dropped before, as {earlier.shown} (job {earlier.id})"
         raise BadInput(message, code="same_content")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _note_rejection(folder: Path, job: Job, error: BadInput) -> None:
-    """Keep the reason beside the original, unless intake has written a fuller one."""
-    note = folder / "rejection.json"
-
-    if not note.exists():
-        reason = {"file": job.shown, "code": error.code, "reason": error.reason}
-        write_durably(note, json.dumps(reason, indent=2).encode() + b"\n")
-
-
-def _batch_row(
-    job: Job, planned: PlannedBatch, manifest: Manifest, parent: BatchId | None, now: float
-) -> Batch:
-    assert job.provider is not None  # noqa: S101 - a job without one is rejected by its plan
-
-    return Batch(
-        id=planned.id,
-        job=job.id,
-        parent=parent,
-        provider=job.provider,
-        endpoint=planned.endpoint,
-        model=planned.model,
-        due_at=now + planned.delay_s,
-        requests=planned.requests,
-        size_bytes=planned.size_bytes,
-        sha256=planned.sha256,
-        attempt=planned.attempt,
-        waits=planned.waits,
-        halvings=planned.halvings,
-        give_up_at=manifest.give_up_at,
-        input_file=planned.input_file,
-    )
 
 
 async def reject(context: Context, job: Job) -> Outcome:
@@ -249,31 +160,12 @@ async def recall(context: Context, state: ProviderState) -> Outcome:
     read = await sweep(
         account.provider, back_to=min(job.claimed_at for job in jobs), now=context.clock.now()
     )
-    account.batches.update(_ours(context, read.batches))
+    account.batches.update(enquiry.ours(context, read.batches))
 
     if account.provider.dialect.uploads:
-        await _recall_uploads(context, account)
+        await enquiry.recall_uploads(context, account)
 
     return Recalled(found=len(account.batches))
-
-
-def _ours(context: Context, batches: Sequence[RemoteBatch]) -> dict[str, RemoteBatch]:
-    """Return those of *batches* that this spool created, by our batch id."""
-    return {
-        batch.metadata[BATCH_KEY]: batch
-        for batch in batches
-        if batch.metadata.get(SPOOL_KEY) == context.spool_id and BATCH_KEY in batch.metadata
-    }
-
-
-async def _recall_uploads(context: Context, account: Account) -> None:
-    files = await account.provider.files()
-    prefix = _upload_prefix(context)
-    account.uploads = {file.name: file for file in files if file.name.startswith(prefix)}
-
-
-def _upload_prefix(context: Context) -> str:
-    return f"promptspool-{context.spool_id}-"
 
 
 # Batches: from a request file to answers.
@@ -281,11 +173,11 @@ def _upload_prefix(context: Context) -> str:
 
 async def upload(context: Context, batch: Batch) -> Outcome:
     """Send the request file, unless it, or the whole batch, is at the provider already."""
-    account = await _account_of(context, batch)
+    account = context.account(batch.provider, batch.base_url)
     known = account.batches.get(batch.id)
 
     if known is not None:
-        return _found(batch, known)
+        return enquiry.found(batch, known)
 
     if context.clock.now() >= batch.give_up_at:
         return _too_old()
@@ -293,10 +185,13 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     if batch.input_file is not None or not account.provider.dialect.uploads:
         return Uploaded(file=batch.input_file)
 
-    name = f"{_upload_prefix(context)}{batch.id}-{batch.sha256[:12]}.jsonl"
+    again = f"-{batch.looks}" if batch.looks else ""  # an upload that went missing is done without
+    name = f"{enquiry.upload_prefix(context)}{batch.id}-{batch.sha256[:12]}{again}.jsonl"
 
     if batch.failures > 0:
-        await _recall_uploads(context, account)  # the answer to the last try may have been lost
+        await enquiry.recall_uploads(
+            context, account
+        )  # the answer to the last try may have been lost
 
     there = account.uploads.get(name)
 
@@ -328,11 +223,11 @@ async def intend(context: Context, batch: Batch) -> Outcome:
 
 async def create(context: Context, batch: Batch) -> Outcome:
     """Ask for the batch, once. It costs money, so an unclear answer is never asked again here."""
-    account = await _account_of(context, batch)
+    account = context.account(batch.provider, batch.base_url)
     known = account.batches.get(batch.id)
 
     if known is not None:
-        return _found(batch, known)
+        return enquiry.found(batch, known)
 
     if context.clock.now() >= batch.give_up_at:
         return _too_old()
@@ -359,7 +254,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
 
 def _declined(account: Account, error: Refused) -> Outcome:
     """Tell a missing input file and a wrong address from a batch that is not wanted."""
-    if is_about_a_file(error):
+    if enquiry.is_about_a_file(error):
         return Gone(reason=error.message)
 
     if isinstance(error, NotFound):
@@ -369,43 +264,32 @@ def _declined(account: Account, error: Refused) -> Outcome:
     return _turned(error.code, error.message)
 
 
-def is_about_a_file(error: Refused) -> bool:
-    """Tell whether a create was declined because its input file is not there (yet) (F18)."""
-    words = f"{error.code} {error.message}".lower()
-
-    return "file" in words and any(
-        phrase in words for phrase in ("not found", "not_found", "no such", "does not exist")
-    )
-
-
 async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | None]:
     """Look for batches whose create went unanswered; all of one provider at once."""
-    account = await _account_of(context, batches[0])
+    account = context.account(batches[0].provider)
     asked = [batch.intended_at for batch in batches if batch.unclear_at is not None]
     known = dict(account.batches)
 
     if asked:
         back_to = min(at or 0.0 for at in asked)
         read = await sweep(account.provider, back_to=back_to, now=context.clock.now())
-        known |= _ours(context, read.batches)
+        known |= enquiry.ours(context, read.batches)
 
-    return [_looked_up(batch, known.get(batch.id)) for batch in batches]
+    return [_looked_up(context, batch, known.get(batch.id)) for batch in batches]
 
 
-def _looked_up(batch: Batch, remote: RemoteBatch | None) -> Outcome:
-    if remote is not None:
-        return _found(batch, remote)
+def _looked_up(context: Context, batch: Batch, remote: RemoteBatch | None) -> Outcome:
+    try:
+        context.account(batch.provider, batch.base_url)
+
+        if remote is not None:
+            return enquiry.found(batch, remote)
+    except ProviderError as error:
+        return enquiry.failure(error)
+    except Bug as error:
+        return Failed(reason=str(error), trouble=Trouble.BUG)
 
     return NeverCreated() if batch.unclear_at is None else NotListed()
-
-
-def _found(batch: Batch, remote: RemoteBatch) -> Outcome:
-    """Adopt a batch of ours; one that holds other bytes is a fault to show, never to repeat."""
-    if remote.metadata.get(SHA256_KEY) != batch.sha256:
-        message = f"{remote.id} at the provider is {batch.id} but holds other requests"
-        raise Bug(message)
-
-    return Created(remote=remote, found=True)
 
 
 async def poll(context: Context, batches: Sequence[Batch]) -> list[Outcome | None]:
@@ -414,106 +298,78 @@ async def poll(context: Context, batches: Sequence[Batch]) -> list[Outcome | Non
     Given all running batches of a provider, due or not: a list answers every younger one for free.
     """
     account = context.account(batches[0].provider)
+    here = [batch for batch in batches if batch.base_url == account.settings.base_url]
     now = context.clock.now()
-    due = [batch for batch in batches if batch.due_at is not None and batch.due_at <= now]
-    seen: dict[str, RemoteBatch] = {}
+    due = [batch for batch in here if batch.due_at is not None and batch.due_at <= now]
+    outcomes: dict[BatchId, Outcome] = {}
 
     if len(due) > FEW:
-        seen = await _swept(account, batches, due, now)
+        seen = await enquiry.swept(account, here, due, now)
+        outcomes = {
+            batch.id: Polled(remote=remote)
+            for batch in here
+            if (remote := seen.get(batch.remote_id or "")) is not None
+            and enquiry.is_it(batch, remote)
+            and (now < batch.give_up_at or remote.status.is_terminal)
+        }
 
-    outcomes: dict[BatchId, Outcome] = {
-        batch.id: Polled(remote=seen[batch.remote_id])
-        for batch in batches
-        if batch.remote_id in seen
-        and (now < batch.give_up_at or seen[batch.remote_id].status.is_terminal)
-    }
     unseen = [batch for batch in due if batch.id not in outcomes]
-
-    for batch in unseen[:ASKED_A_SWEEP]:
-        try:
-            outcomes[batch.id] = await _asked(context, account, batch)
-        except ProviderError as error:
-            outcomes[batch.id] = failure(error)
-
-            if not isinstance(error, Refused):
-                break
+    outcomes |= await _asked(context, account, unseen[:ASKED_A_SWEEP])
+    outcomes |= _moved(context, batches, now)
 
     return [outcomes.get(batch.id) for batch in batches]
 
 
-async def _swept(
-    account: Account, batches: Sequence[Batch], due: Sequence[Batch], now: float
-) -> dict[str, RemoteBatch]:
-    """Read the list as far as the oldest due batch, within a budget of pages."""
-    budget = len(batches) // 50 + 3
-    read = await sweep(
-        account.provider,
-        back_to=min(batch.created_at or 0.0 for batch in due),
-        now=now,
-        budget=budget,
-        wanted=frozenset(batch.remote_id for batch in due if batch.remote_id),
-    )
-    _log.debug("poll.swept", provider=account.provider.name, due=len(due), pages=read.pages)
+async def _asked(
+    context: Context, account: Account, batches: Sequence[Batch]
+) -> dict[BatchId, Outcome]:
+    """Ask for each batch by its id; an outage ends the round.
 
-    return {batch.id: batch for batch in read.batches}
-
-
-async def _asked(context: Context, account: Account, batch: Batch) -> Outcome:
-    assert batch.remote_id is not None  # noqa: S101 - only created batches are polled
-
-    try:
-        remote = await account.provider.retrieve(batch.remote_id)
-    except NotFound:
-        return await _missed(context, account, batch)
-
-    is_overdue = context.clock.now() >= batch.give_up_at and not remote.status.is_terminal
-
-    if is_overdue and account.provider.dialect.cancels:
-        try:
-            remote = await account.provider.cancel(batch.remote_id)
-        except Refused as error:
-            _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)
-
-    return Polled(remote=remote)
-
-
-async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
-    """Tell a batch that is gone from an account that is not ours.
-
-    A wrong key or address answers 404 for everything. The account is believed to be the right one
-    only if it lists a batch of this spool, or knows the batch's input file.
+    One batch that seems to be in another account may be an oddity of its own; several mean that
+    the account itself is the wrong one.
     """
-    now = context.clock.now()
-    back_to = batch.created_at or 0.0
-    read = await sweep(account.provider, back_to=back_to, now=now, budget=20)
-    listed = next((other for other in read.batches if other.id == batch.remote_id), None)
+    outcomes: dict[BatchId, Outcome] = {}
+    strangers: dict[BatchId, Outcome] = {}
 
-    if listed is not None:
-        return Polled(remote=listed)
+    for batch in batches:
+        try:
+            outcomes[batch.id] = await enquiry.asked(context, account, batch)
+        except ProviderError as error:
+            outcomes[batch.id] = enquiry.failure(error)
 
-    if _ours(context, read.batches):
-        return Missed()
+            if error.code == enquiry.OTHER_ACCOUNT:
+                blocked = Failed(reason=error.message, trouble=Trouble.BLOCKED)
+                strangers[batch.id] = blocked
+            elif not isinstance(error, Refused):
+                break
 
-    try:
-        await account.provider.file(batch.input_file or "")
-    except NotFound as error:
-        message = (
-            f"{account.settings.base_url} knows neither {batch.remote_id} nor its input file; is "
-            f"the key of another project, or base_url another server?"
-        )
-        raise Blocked(message, code="other_account") from error
+    return outcomes | (strangers if len(strangers) > 1 else {})
 
-    return Missed()
+
+def _moved(context: Context, batches: Sequence[Batch], now: float) -> dict[BatchId, Outcome]:
+    """Put off the due batches that are at an address which is not the configured one."""
+    moved: dict[BatchId, Outcome] = {}
+
+    for batch in batches:
+        if batch.due_at is not None and batch.due_at <= now:
+            try:
+                context.account(batch.provider, batch.base_url)
+            except ProviderError as error:
+                moved[batch.id] = enquiry.failure(error)
+
+    return moved
 
 
 async def download(context: Context, batch: Batch) -> Outcome:
     """Fetch the output and the error file; asked again for a second look, the batch first."""
-    account = await _account_of(context, batch)
+    account = context.account(batch.provider, batch.base_url)
     remote = None
     files = (batch.output_file, batch.error_file)
 
     if batch.looks > 0 and batch.remote_id is not None:
-        remote = await account.provider.retrieve(batch.remote_id)
+        remote = await _seen_again(account, batch.remote_id)
+
+    if remote is not None:
         files = (remote.output_file or files[0], remote.error_file or files[1])
 
     folder = context.spool.folder(batch.job)
@@ -523,6 +379,14 @@ async def download(context: Context, batch: Batch) -> Outcome:
             await _fetched(context, account, batch, file, folder / f"{batch.id}.{kind}.jsonl")
 
     return Downloaded(remote=remote)
+
+
+async def _seen_again(account: Account, remote_id: str) -> RemoteBatch | None:
+    """Return what a batch is by now, None if the provider does not know it: its files may do."""
+    try:
+        return await account.provider.retrieve(remote_id)
+    except NotFound:
+        return None
 
 
 async def _fetched(context: Context, account: Account, batch: Batch, file: str, path: Path) -> None:
@@ -551,7 +415,7 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     folder = context.spool.folder(batch.job)
     job = await context.store.job(batch.job)
     assert job is not None  # noqa: S101 - a foreign key holds it
-    manifest = await anyio.to_thread.run_sync(delivery.read_manifest, folder)
+    manifest = await anyio.to_thread.run_sync(planning.read_manifest, folder)
     now = context.clock.now()
     settled = await anyio.to_thread.run_sync(
         partial(
@@ -567,35 +431,17 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     if isinstance(settled, Doubtful):
         return settled
 
-    complaints = await anyio.to_thread.run_sync(partial(_complaints, folder, batch))
+    complaints = await anyio.to_thread.run_sync(partial(planning.complaints, folder, batch))
 
     return Settled(
         successors=tuple(
-            _batch_row(job, planned, manifest, batch.id, now) for planned in settled.successors
+            planning.batch_row(job, planned, manifest, batch.id, now)
+            for planned in settled.successors
         ),
         answered=settled.answered,
         failed=settled.failed,
         complaints=tuple(complaints),
     )
-
-
-def _complaints(folder: Path, batch: Batch) -> list[dict[str, object]]:
-    """Return what the provider said against the batch, with the lines of the dropped file."""
-    if batch.errors is None:
-        return []
-
-    faults = msgspec.json.decode(batch.errors, type=list[BatchFault])[:20]
-    lines = [fault.line for fault in faults if fault.line is not None]
-    user_lines = collect.user_lines(folder=folder, batch=batch.id, lines=lines)
-
-    return [
-        {
-            "code": fault.code,
-            "message": fault.message,
-            "line": None if fault.line is None else user_lines.get(fault.line),
-        }
-        for fault in faults
-    ]
 
 
 # Jobs, second half: from answers to the outbox.
@@ -656,12 +502,6 @@ async def _taken(context: Context, job: Job) -> set[bytes]:
     return {other.stem for other in await context.store.live_jobs() if other.id != job.id}
 
 
-async def _account_of(context: Context, batch: Batch) -> Account:
-    job = await context.store.job(batch.job)
-
-    return context.account(batch.provider, None if job is None else job.base_url)
-
-
 def _turned(code: str | None, message: str) -> Turned:
     return Turned(faults=json.dumps([{"code": code, "message": message}]))
 
@@ -670,21 +510,6 @@ def _too_old() -> Turned:
     return _turned(
         "max_age_exceeded", "the job grew older than retry.max_age before this could be submitted"
     )
-
-
-def failure(error: ProviderError) -> Failed:
-    """Say whose trouble an exception of a provider is."""
-    match error:
-        case Throttled():
-            trouble = Trouble.THROTTLED
-        case Blocked():
-            trouble = Trouble.BLOCKED
-        case Unavailable():
-            trouble = Trouble.OUTAGE
-        case _:
-            trouble = Trouble.ITEM
-
-    return Failed(reason=error.message, trouble=trouble, retry_after_s=error.retry_after_s)
 
 
 # Which status is handled by which stage, in which lane.

@@ -6,8 +6,9 @@ connection is shared by all tasks and a cancelled statement still runs, so every
 lock and a shield, and awaits nothing but the database. The database is a cache of what the spool
 and the provider know: losing it costs uploads and look-ups, never a second paid batch.
 
-Raises `StaleWrite` (bug) when a row changed underneath, `SpoolError` (environment) for a database
-that cannot be opened, and `StoreError` (environment: a full disk, say) where SQLite refuses later.
+Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that breaks its table,
+`SpoolError` (environment) for a database that cannot be opened, and `StoreError` (environment: a
+full disk, say) where SQLite refuses later.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 import aiosqlite
 import anyio
 
-from promptspool.errors import SpoolError, StaleWrite, StoreError
+from promptspool.errors import Bug, SpoolError, StaleWrite, StoreError
 from promptspool.model import (
     Batch,
     BatchStatus,
@@ -51,8 +52,7 @@ SCHEMA = (
         due_at REAL,
         failures INTEGER NOT NULL,
         sweeps INTEGER NOT NULL,
-        strikes INTEGER NOT NULL,
-        last_struck TEXT,
+        struck TEXT NOT NULL,
         pauses INTEGER NOT NULL,
         paused_until REAL,
         paused_at REAL,
@@ -89,6 +89,7 @@ SCHEMA = (
         job TEXT NOT NULL REFERENCES jobs (id),
         parent TEXT,
         provider TEXT NOT NULL,
+        base_url TEXT NOT NULL,
         endpoint TEXT NOT NULL,
         model TEXT NOT NULL,
         status TEXT NOT NULL CHECK (status IN (
@@ -415,6 +416,8 @@ async def _prepare(connection: aiosqlite.Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
+        raise Bug(f"the database was asked for what it must not do: {error}") from error
     except sqlite3.Error as error:
         raise StoreError(f"the database refuses: {error}") from error
 

@@ -140,6 +140,7 @@ def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
         status=BatchStatus.PLANNED,
         input_file=None,
         uploaded_at=None,
+        looks=batch.looks + 1,
         due_at=now + rules.retry.delay(batch.failures, key=batch.id),
         failures=batch.failures + 1,
         why=reason,

@@ -118,26 +118,28 @@ def _struck(
     state: ProviderState, item: str, failure: Failed, now: float, rules: Rules
 ) -> ProviderState:
     """Count an outage once an item; one item alone may be at fault itself."""
-    if state.pauses == 0 and item == state.last_struck:
+    items = state.struck.split()
+
+    if state.pauses == 0 and item in items:
         return state
 
-    struck = replace(state, version=state.version + 1, strikes=state.strikes + 1, last_struck=item)
+    struck = [*items, item][:OUTAGE_STRIKES]
+    after = replace(state, version=state.version + 1, struck=" ".join(struck))
 
-    if struck.pauses == 0 and struck.strikes < OUTAGE_STRIKES:
-        return struck
+    if state.pauses == 0 and len(struck) < OUTAGE_STRIKES:
+        return after
 
-    return replace(_paused(struck, failure, now, rules.retry), version=state.version + 1)
+    return replace(_paused(after, failure, now, rules.retry), version=state.version + 1)
 
 
 def _resumed(state: ProviderState) -> ProviderState:
-    if state.strikes == 0 and state.pauses == 0:
+    if not state.struck and state.pauses == 0:
         return state
 
     return replace(
         state,
         version=state.version + 1,
-        strikes=0,
-        last_struck=None,
+        struck="",
         pauses=0,
         paused_until=None,
         paused_at=None,

@@ -7,6 +7,7 @@ unusable.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from datetime import datetime
@@ -109,7 +110,7 @@ class OpenAI:
 
         return Page(
             batches=[remote_batch(item) for item in items],
-            has_more=bool(data.get("has_more")) and bool(items),
+            has_more=bool(items) and bool(data.get("has_more", len(items) >= PAGE_SIZE)),
             answered_at=http_date(headers.get("date")),
         )
 
@@ -126,22 +127,20 @@ class OpenAI:
         JSON lines, a proxy's page for instance.
         """
         part = path.with_name(path.name + ".part")
-        size = 0
 
         async with self._http.stream("GET", f"/files/{file}/content", transfer=True) as response:
             with part.open("wb") as target:
                 async for chunk in response.aiter_bytes():  # some compress unasked
-                    if size == 0 and not chunk.lstrip().startswith(b"{"):
-                        raise Unavailable(f"the content of {file} is no JSON lines")
-
-                    target.write(chunk)
-                    size += len(chunk)
+                    target.write(chunk if target.tell() else chunk.removeprefix(codecs.BOM_UTF8))
 
             announced = response.headers.get("content-length")
             came = response.num_bytes_downloaded
 
         if announced is not None and announced.isdigit() and int(announced) != came:
             raise Unavailable(f"{came} of {announced} bytes of {file} came")
+
+        if not await anyio.to_thread.run_sync(_is_lines_of_objects, part):
+            raise Unavailable(f"the content of {file} is no JSON lines")
 
         await anyio.to_thread.run_sync(_keep, part, path)
 
@@ -166,6 +165,14 @@ class OpenAI:
             await self._http.json("DELETE", f"/files/{file}")
         except NotFound:
             return
+
+
+def _is_lines_of_objects(path: Path) -> bool:
+    """Tell whether a file is blank or begins with a JSON object, unlike a proxy's page."""
+    with path.open("rb") as file:
+        start = file.read(65_536).lstrip()
+
+    return not start or start.startswith(b"{")
 
 
 def _keep(part: Path, path: Path) -> None:

@@ -1,0 +1,171 @@
+"""Asking the provider about our batches and files, and telling what its answers are worth.
+
+An unclear answer is looked up here, never guessed. Raises `ProviderError` (environment) and `Bug`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from promptspool.errors import (
+    Blocked,
+    Bug,
+    NotFound,
+    ProviderError,
+    Refused,
+    Throttled,
+    Unavailable,
+)
+from promptspool.outcomes import Created, Failed, Missed, Polled, Trouble
+from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY
+from promptspool.provider.listing import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from promptspool.context import Account, Context
+    from promptspool.model import Batch, RemoteBatch
+    from promptspool.outcomes import Outcome
+
+PAGES_FOR_A_LOST_BATCH = 20
+"""How much of the list is read for a batch that the provider does not know by its id."""
+
+OTHER_ACCOUNT = "other_account"
+"""The code of an answer that looks as if it came from an account that is not ours."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def ours(context: Context, batches: Sequence[RemoteBatch]) -> dict[str, RemoteBatch]:
+    """Return those of *batches* that this spool created, by our batch id."""
+    return {
+        batch.metadata[BATCH_KEY]: batch
+        for batch in batches
+        if batch.metadata.get(SPOOL_KEY) == context.spool_id and BATCH_KEY in batch.metadata
+    }
+
+
+async def recall_uploads(context: Context, account: Account) -> None:
+    """Note which of our uploads are at the provider."""
+    files = await account.provider.files()
+    prefix = upload_prefix(context)
+    account.uploads = {file.name: file for file in files if file.name.startswith(prefix)}
+
+
+def upload_prefix(context: Context) -> str:
+    """Return how the names of all our uploads begin."""
+    return f"promptspool-{context.spool_id}-"
+
+
+def found(batch: Batch, remote: RemoteBatch) -> Outcome:
+    """Adopt a batch of ours; one that holds other bytes is a fault to show, never to repeat.
+
+    Raises `Bug` for such a one.
+    """
+    if remote.metadata.get(SHA256_KEY) != batch.sha256:
+        raise Bug(f"{remote.id} at the provider is {batch.id} but holds other requests")
+
+    return Created(remote=remote, found=True)
+
+
+def is_it(batch: Batch, remote: RemoteBatch) -> bool:
+    """Tell whether *remote* is *batch*, and not one of another account under the same id."""
+    return remote.metadata.get(BATCH_KEY, batch.id) == batch.id
+
+
+async def swept(
+    account: Account, batches: Sequence[Batch], due: Sequence[Batch], now: float
+) -> dict[str, RemoteBatch]:
+    """Read the list as far as the oldest due batch, within a budget of pages; by remote id."""
+    budget = len(batches) // 50 + 3
+    read = await sweep(
+        account.provider,
+        back_to=min(batch.created_at or 0.0 for batch in due),
+        now=now,
+        budget=budget,
+        wanted=frozenset(batch.remote_id for batch in due if batch.remote_id),
+    )
+    _log.debug("poll.swept", provider=account.provider.name, due=len(due), pages=read.pages)
+
+    return {batch.id: batch for batch in read.batches}
+
+
+async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
+    """Ask for one batch by its id, and for its end if its time is over."""
+    assert batch.remote_id is not None  # noqa: S101 - only created batches are polled
+
+    try:
+        remote = await account.provider.retrieve(batch.remote_id)
+    except NotFound:
+        return await _missed(context, account, batch)
+
+    if not is_it(batch, remote):
+        return await _missed(context, account, batch)
+
+    is_overdue = context.clock.now() >= batch.give_up_at and not remote.status.is_terminal
+
+    if is_overdue and account.provider.dialect.cancels:
+        try:
+            remote = await account.provider.cancel(batch.remote_id)
+        except Refused as error:
+            _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)
+
+    return Polled(remote=remote)
+
+
+async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
+    """Tell a batch that is gone from an account that is not ours.
+
+    A wrong key or address answers 404 for everything. The account is believed to be the right one
+    only if it lists a batch of this spool that is no younger, or knows the batch's input file.
+    """
+    now = context.clock.now()
+    created_at = batch.created_at or 0.0
+    budget = PAGES_FOR_A_LOST_BATCH
+    read = await sweep(account.provider, back_to=created_at, now=now, budget=budget)
+
+    for other in read.batches:
+        if other.id == batch.remote_id and is_it(batch, other):
+            return Polled(remote=other)
+
+    siblings = ours(context, read.batches).values()
+
+    if any(other.created_at is not None and other.created_at <= created_at for other in siblings):
+        return Missed()
+
+    try:
+        await account.provider.file(batch.input_file or "")
+    except NotFound as error:
+        message = (
+            f"{account.settings.base_url} knows neither {batch.remote_id} nor its input file; is "
+            f"the key of another project, or base_url another server?"
+        )
+        raise ProviderError(message, code=OTHER_ACCOUNT) from error
+
+    return Missed()
+
+
+def is_about_a_file(error: Refused) -> bool:
+    """Tell whether a create was declined because its input file is not there (yet) (F18)."""
+    words = f"{error.code} {error.message}".lower()
+
+    return "file" in words and any(
+        phrase in words for phrase in ("not found", "not_found", "no such", "does not exist")
+    )
+
+
+def failure(error: ProviderError) -> Failed:
+    """Say whose trouble an exception of a provider is."""
+    match error:
+        case Throttled():
+            trouble = Trouble.THROTTLED
+        case Blocked():
+            trouble = Trouble.BLOCKED
+        case Unavailable():
+            trouble = Trouble.OUTAGE
+        case _:
+            trouble = Trouble.ITEM
+
+    return Failed(reason=error.message, trouble=trouble, retry_after_s=error.retry_after_s)

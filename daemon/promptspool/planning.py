@@ -1,0 +1,144 @@
+"""The first step of a job, on disk: from a claimed file to its manifest and its batches' rows.
+
+All of it blocks: call it in a worker thread. Raises `BadInput` (bad data) for a file of which no
+request can be made, and `OSError` (environment).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from promptspool import collect, intake
+from promptspool.errors import BadInput
+from promptspool.model import Batch
+from promptspool.spool import write_durably
+from promptspool.wire import BatchFault, Claim, Manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from promptspool.context import Context
+    from promptspool.model import BatchId, Job
+    from promptspool.settings import Settings
+    from promptspool.wire import PlannedBatch
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the plan in a working folder; raises `FileNotFoundError` before it is finished."""
+    return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+
+
+def finished_plan(folder: Path) -> Manifest | None:
+    """Return the plan that is there; raises `BadInput` if it came to a rejection."""
+    note = folder / "rejection.json"
+
+    if note.exists():
+        raise BadInput(msgspec.json.decode(note.read_bytes())["reason"])
+
+    try:
+        return read_manifest(folder)
+    except FileNotFoundError:
+        return None
+
+
+def fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
+    """Make request files of the original, and the manifest last."""
+    claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+
+    if claim.refused is not None:
+        raise BadInput(claim.refused, code="name_too_long")
+
+    profile = context.settings.profiles.get(job.profile)
+
+    if profile is None or job.provider is None:
+        raise BadInput(_unknown_profile(job, context.settings), code="unknown_profile")
+
+    limits = context.account(job.provider, job.base_url).settings
+
+    return intake.plan(
+        original=folder / "original",
+        source=job.shown,
+        job=job.id,
+        profile=profile,
+        limits=intake.Limits(
+            max_requests=limits.max_requests,
+            max_bytes=limits.max_bytes,
+            max_inputs=limits.max_inputs,
+        ),
+        give_up_at=job.claimed_at + context.settings.retry.max_age,
+        folder=folder,
+    )
+
+
+def _unknown_profile(job: Job, settings: Settings) -> str:
+    known = ", ".join(sorted(settings.profiles)) or "none"
+
+    return (
+        f"there is no profile {job.profile!r}; known profiles: {known}; drop the file into the "
+        f"inbox folder of one of them, or add [profiles.{job.profile}] to the configuration"
+    )
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def note_rejection(folder: Path, job: Job, error: BadInput) -> None:
+    """Keep the reason beside the original, unless intake has written a fuller one."""
+    note = folder / "rejection.json"
+
+    if not note.exists():
+        reason = {"file": job.shown, "code": error.code, "reason": error.reason}
+        write_durably(note, json.dumps(reason, indent=2).encode() + b"\n")
+
+
+def batch_row(
+    job: Job, planned: PlannedBatch, manifest: Manifest, parent: BatchId | None, now: float
+) -> Batch:
+    """Return the row of a batch whose request file is on disk."""
+    assert job.provider is not None  # noqa: S101 - a job without one is rejected by its plan
+    assert job.base_url is not None  # noqa: S101 - as above
+
+    return Batch(
+        id=planned.id,
+        job=job.id,
+        parent=parent,
+        provider=job.provider,
+        base_url=job.base_url,
+        endpoint=planned.endpoint,
+        model=planned.model,
+        due_at=now + planned.delay_s,
+        requests=planned.requests,
+        size_bytes=planned.size_bytes,
+        sha256=planned.sha256,
+        attempt=planned.attempt,
+        waits=planned.waits,
+        halvings=planned.halvings,
+        give_up_at=manifest.give_up_at,
+        input_file=planned.input_file,
+    )
+
+
+def complaints(folder: Path, batch: Batch) -> list[dict[str, object]]:
+    """Return what the provider said against the batch, with the lines of the dropped file."""
+    if batch.errors is None:
+        return []
+
+    faults = msgspec.json.decode(batch.errors, type=list[BatchFault])[:20]
+    lines = [fault.line for fault in faults if fault.line is not None]
+    user_lines = collect.user_lines(folder=folder, batch=batch.id, lines=lines)
+
+    return [
+        {
+            "code": fault.code,
+            "message": fault.message,
+            "line": None if fault.line is None else user_lines.get(fault.line),
+        }
+        for fault in faults
+    ]
