@@ -162,3 +162,24 @@ def test_one_daemon_a_spool(tmp_path: Path, base_url: str) -> None:
         assert "another promptspool" in second.stderr
         assert len(second.stderr.strip().splitlines()) == 1
         assert daemon.poll() is None
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, base_url: str) -> None:
+    """A second SIGTERM ends what runs without a word on stderr, and costs nothing but time."""
+    config = spool(tmp_path, base_url)
+    stall = {"type": "exchange", "route": "files.create", "action": "stall", "delay_s": 30}
+    control = base_url.removesuffix("/v1") + "/_simulator/faults"
+    httpx.post(control, json=stall, trust_env=False).raise_for_status()
+
+    with started("run", "--config", config, OPENAI_API_KEY="sk-simulated") as daemon:
+        read_until(daemon, "job.planned")
+        daemon.send_signal(signal.SIGTERM)
+        read_until(daemon, "daemon.stopping")
+        daemon.send_signal(signal.SIGTERM)
+        rest, complaints = daemon.communicate(timeout=20)
+
+        assert "daemon.stopped" in rest
+        assert complaints == ""
+
+    assert ran("run", "--config", config, "--drain", OPENAI_API_KEY="sk-simulated").returncode == 0
+    check(tmp_path, base_url)

@@ -58,6 +58,7 @@ class Daemon:
     on_ready: Callable[[], None] = lambda: None
     dispatcher: Dispatcher | None = None
     """There while `run` runs."""
+    is_stopping: bool = False
 
     async def run(self) -> bool:
         """Run until `stop`, or until drained; True if no job was left unfinished.
@@ -102,6 +103,9 @@ class Daemon:
             on_ready=self.on_ready,
         )
 
+        if self.is_stopping:
+            self.dispatcher.stop()
+
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(inbox.watch)
 
@@ -113,7 +117,9 @@ class Daemon:
         return is_done
 
     def stop(self) -> None:
-        """End `run` gracefully."""
+        """End `run` gracefully, also one that is still starting."""
+        self.is_stopping = True
+
         if self.dispatcher is not None:
             self.dispatcher.stop()
 

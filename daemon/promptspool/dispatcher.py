@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from promptspool.outcomes import Outcome
     from promptspool.policy import Rules
 
+INBOX = "/inbox"
+"""Stands for the inbox among the ids of rows in progress; no id has a slash."""
+
 LONGEST_SLEEP_S = 3600.0
 """Without any deadline it still looks around once an hour."""
 
@@ -69,7 +72,7 @@ class Dispatcher:
     """Stop when the inbox is empty and every job is delivered or rejected."""
     on_ready: Callable[[], None] = lambda: None
     in_progress: set[str] = field(default_factory=set)
-    """Ids of the rows that a task works on; `inbox` while it is being looked at."""
+    """Ids of the rows that a task works on, and `INBOX` while it is being looked at."""
     held: set[str] = field(default_factory=set)
     """Ids of rows whose outcome the database refused for good: left alone until the next start."""
     is_stopping: bool = False
@@ -91,21 +94,13 @@ class Dispatcher:
         self._providers = {state.id: state for state in booted}
         self._untried = {state.id for state in booted if state.sweeps}
 
-        async with anyio.create_task_group() as tasks:
-            while not self.is_stopping:
-                self.bell.clear()
-                now = self.context.clock.now()
-                await self._persistently(lambda: self._start_due(tasks))
-                self._tell_ready()
-
-                if self.is_draining and await self._is_drained(since=now):
-                    break
-
-                await self._sleep(since=now)
-
-            await self._finish(tasks)
-
-        await self._note_clean_stop()
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._loop(tasks)
+                await self._finish(tasks)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._note_clean_stop()
 
         return not await self._unfinished()
 
@@ -120,13 +115,25 @@ class Dispatcher:
 
     # The loop.
 
+    async def _loop(self, tasks: TaskGroup) -> None:
+        while not self.is_stopping:
+            self.bell.clear()
+            now = self.context.clock.now()
+            await self._persistently(lambda: self._start_due(tasks))
+            self._tell_ready()
+
+            if self.is_draining and await self._is_drained(since=now):
+                break
+
+            await self._sleep(since=now)
+
     async def _start_due(self, tasks: TaskGroup) -> None:
         """Start whatever is due and has room in its lane, what is furthest along first."""
-        if "inbox" not in self.in_progress:
+        if INBOX not in self.in_progress:
             monotonic = self.context.clock.monotonic()
 
             if self.inbox.next_look_at <= monotonic:
-                self.in_progress.add("inbox")
+                self.in_progress.add(INBOX)
                 tasks.start_soon(self._look)
 
         pending = await self.context.store.pending(
@@ -210,7 +217,7 @@ class Dispatcher:
         due_at = await self.context.store.next_due_at(since)
         timeout = LONGEST_SLEEP_S if due_at is None else due_at - clock.now()
 
-        if "inbox" not in self.in_progress:
+        if INBOX not in self.in_progress:
             timeout = min(timeout, self.inbox.next_look_at - clock.monotonic())
 
         await clock.wait(self.bell, max(timeout, 0.0))
@@ -274,7 +281,7 @@ class Dispatcher:
             _log.info("job.claimed", job=job.id, file=job.shown, profile=job.profile,
                       size_bytes=job.size_bytes)  # fmt: skip
 
-        self.in_progress.discard("inbox")
+        self.in_progress.discard(INBOX)
         self.bell.ring()
 
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:

@@ -377,22 +377,22 @@ async def opened(path: Path) -> AsyncIterator[Store]:
     except OSError as error:
         raise SpoolError(f"{path}: the database cannot be opened: {error.strerror}") from error
 
-    connection = aiosqlite.connect(path, isolation_level=None)
+    connection = await aiosqlite.connect(path, isolation_level=None)
 
     try:
-        async with connection:
-            try:
-                await _prepare(connection)
-            except sqlite3.Error as error:
-                message = (
-                    f"{path}: the database cannot be used: {error}; if it is damaged, move it "
-                    f"away: it is rebuilt from the spool and the provider"
-                )
-                raise SpoolError(message) from error
+        try:
+            await _prepare(connection)
+        except sqlite3.Error as error:
+            message = (
+                f"{path}: the database cannot be used: {error}; if it is damaged, move it away: "
+                f"it is rebuilt from the spool and the provider"
+            )
+            raise SpoolError(message) from error
 
-            yield Store(connection)
-    except sqlite3.OperationalError as error:
-        raise SpoolError(f"{path}: the database cannot be opened: {error}") from error
+        yield Store(connection)
+    finally:
+        with anyio.CancelScope(shield=True):  # its thread would answer to a loop that is gone
+            await connection.close()
 
 
 async def _prepare(connection: aiosqlite.Connection) -> None:
