@@ -646,3 +646,24 @@ async def test_a_batch_that_is_gone_is_asked_again(tmp_path: Path) -> None:
 
         assert len(world.simulator.ledger.creations) == 2
         assert world.clock.monotonic() > 900
+
+
+async def test_a_large_file_becomes_three_batches_and_one_result(tmp_path: Path) -> None:
+    """120,000 prompts are three batches at the provider and one result, in input order."""
+    count = 120_000
+
+    async with simulated(tmp_path) as world:
+        world.drop("f.txt", "".join(f"prompt {n}\n" for n in range(count)))
+
+        assert await world.drain()
+
+        path = world.spool.outbox / "f.txt.results.jsonl"
+
+        with path.open("rb") as lines:
+            found = [json.loads(line)["custom_id"] for line in lines]
+
+        assert found == [f"f-{n}" for n in range(1, count + 1)]
+        assert [creation.requests for creation in world.simulator.ledger.creations].count(
+            50_000
+        ) == 2
+        assert len(world.simulator.ledger.creations) == 3

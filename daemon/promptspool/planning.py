@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool import collect, intake
+from promptspool import intake
 from promptspool.errors import BadInput
 from promptspool.model import Batch
 from promptspool.spool import write_durably
-from promptspool.wire import BatchFault, Claim, Manifest
+from promptspool.wire import Claim, Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,22 +123,3 @@ def batch_row(
         give_up_at=manifest.give_up_at,
         input_file=planned.input_file,
     )
-
-
-def complaints(folder: Path, batch: Batch) -> list[dict[str, object]]:
-    """Return what the provider said against the batch, with the lines of the dropped file."""
-    if batch.errors is None:
-        return []
-
-    faults = msgspec.json.decode(batch.errors, type=list[BatchFault])[:20]
-    lines = [fault.line for fault in faults if fault.line is not None]
-    user_lines = collect.user_lines(folder=folder, batch=batch.id, lines=lines)
-
-    return [
-        {
-            "code": fault.code,
-            "message": fault.message,
-            "line": None if fault.line is None else user_lines.get(fault.line),
-        }
-        for fault in faults
-    ]

@@ -431,7 +431,9 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     if isinstance(settled, Doubtful):
         return settled
 
-    complaints = await anyio.to_thread.run_sync(partial(planning.complaints, folder, batch))
+    complaints = await anyio.to_thread.run_sync(
+        partial(collect.complaints, folder=folder, batch=batch)
+    )
 
     return Settled(
         successors=tuple(

@@ -7,7 +7,7 @@ parts are `verdict` (what one line means) and `remedy` (what to do about a refus
 
 from promptspool.collect.answers import user_lines
 from promptspool.collect.products import Tally, compile_answers
-from promptspool.collect.report import summarise, summary
+from promptspool.collect.report import complaints, summarise, summary
 from promptspool.collect.settlement import settle
 
-__all__ = ["Tally", "compile_answers", "settle", "summarise", "summary", "user_lines"]
+__all__ = ["Tally", "compile_answers", "complaints", "settle", "summarise", "summary", "user_lines"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from promptspool.collect.products import Tally
     from promptspool.model import Batch, Job
+    from promptspool.pricing import Cost
     from promptspool.wire import Manifest
 
 MAX_FAULTS = 20
@@ -115,25 +116,21 @@ def _cost(tokens: Mapping[str, Tokens]) -> dict[str, object]:
     """Return the sum over the models whose price is known, and each of them."""
     costs = {model: cost(model, used) for model, used in sorted(tokens.items())}
     known = [one for one in costs.values() if one is not None]
-    models = {
-        model: None
-        if one is None
-        else {
-            "batch_usd": _usd(one.batch_usd),
-            "standard_usd": _usd(one.standard_usd),
-            "saved_usd": _usd(one.saved_usd),
-        }
-        for model, one in costs.items()
-    }
-    is_known = bool(known) or not costs
+    models = {model: None if one is None else _usd([one]) for model, one in costs.items()}
+    sums = _usd(known) if known or not costs else dict.fromkeys(_usd([]))
+
+    return {**sums, "prices_as_of": PRICES_AS_OF, "estimate": True, "models": models}
+
+
+def _usd(costs: Sequence[Cost]) -> dict[str, float]:
+    """Return the sums of *costs*, rounded so that what was paid and saved is the standard price."""
+    batch = round(sum(one.batch_usd for one in costs), _USD_DIGITS)
+    standard = round(sum(one.standard_usd for one in costs), _USD_DIGITS)
 
     return {
-        "batch_usd": _usd(sum(one.batch_usd for one in known)) if is_known else None,
-        "standard_usd": _usd(sum(one.standard_usd for one in known)) if is_known else None,
-        "saved_usd": _usd(sum(one.saved_usd for one in known)) if is_known else None,
-        "prices_as_of": PRICES_AS_OF,
-        "estimate": True,
-        "models": models,
+        "batch_usd": batch,
+        "standard_usd": standard,
+        "saved_usd": round(standard - batch, _USD_DIGITS),
     }
 
 
@@ -150,12 +147,15 @@ def _batch(batch: Batch, folder: Path) -> dict[str, object]:
         "attempt": batch.attempt,
         "created_at": _iso(batch.created_at),
         "ended_at": _iso(batch.ended_at),
-        "faults": _faults(batch, folder),
+        "faults": complaints(folder=folder, batch=batch),
     }
 
 
-def _faults(batch: Batch, folder: Path) -> list[dict[str, object]]:
-    """Return the provider's complaints, with the lines of the file that people know."""
+def complaints(*, folder: Path, batch: Batch) -> list[dict[str, object]]:
+    """Return what the provider said against a whole batch, with the lines of the dropped file.
+
+    `line` is the provider's, of the request file; `source_line` is the user's. The first twenty.
+    """
     faults = faults_of(batch)[:MAX_FAULTS]
     named = [fault.line for fault in faults if fault.line is not None]
     lines = user_lines(folder=folder, batch=batch.id, lines=named) if named else {}
@@ -169,10 +169,6 @@ def _faults(batch: Batch, folder: Path) -> list[dict[str, object]]:
         }
         for fault in faults
     ]
-
-
-def _usd(amount: float) -> float:
-    return round(amount, _USD_DIGITS)
 
 
 def _iso(at: float | None) -> str | None:
