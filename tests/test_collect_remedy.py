@@ -11,7 +11,14 @@ from promptspool.model import Batch, BatchId, JobId
 from promptspool.wire import BatchFault
 
 
-def refused(errors: str | None, *, requests: int = 10, waits: int = 0, halvings: int = 0) -> Batch:
+def refused(
+    errors: str | None,
+    *,
+    requests: int = 10,
+    waits: int = 0,
+    reuploads: int = 0,
+    halvings: int = 0,
+) -> Batch:
     """Return a batch that was refused with *errors*."""
     return Batch(
         id=BatchId("job.1"),
@@ -24,6 +31,7 @@ def refused(errors: str | None, *, requests: int = 10, waits: int = 0, halvings:
         size_bytes=100,
         sha256="0" * 64,
         waits=waits,
+        reuploads=reuploads,
         halvings=halvings,
         give_up_at=1e9,
         errors=errors,
@@ -84,7 +92,7 @@ def test_remedies_are_bounded() -> None:
     assert remedy_for(large, halvings=9) is Remedy.SHRINK
     assert remedy_for(large, requests=1) is Remedy.GIVE_UP
     assert remedy_for(no_file, waits=3) is Remedy.UPLOAD_AGAIN
-    assert remedy_for(no_file, waits=4) is Remedy.HALVE
+    assert remedy_for(no_file, reuploads=4) is Remedy.HALVE
     assert remedy_for({"code": "token_limit_exceeded"}, requests=1, waits=99) is Remedy.WAIT
     assert remedy_for() is Remedy.HALVE
 

@@ -315,9 +315,9 @@ def test_a_file_not_seen_yet_is_uploaded_again(desk: Desk) -> None:
     """An upload that the provider does not find is made anew, a few times."""
     batch = desk.plan(3)
     errors = '[{"message": "No such File object: file-1"}]'
-    (successor,) = desk.settled(batch, **REFUSAL, errors=errors, waits=1).successors
+    (successor,) = desk.settled(batch, **REFUSAL, errors=errors, reuploads=1).successors
 
-    assert (successor.requests, successor.waits, successor.delay_s) == (3, 2, 40.0)
+    assert (successor.requests, successor.reuploads, successor.delay_s) == (3, 2, 40.0)
     assert successor.input_file is None
 
 

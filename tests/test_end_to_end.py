@@ -203,7 +203,9 @@ async def test_attempts_are_bounded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["expired", "cancelled"])
 async def test_what_finished_is_kept(tmp_path: Path, ending: Any) -> None:
     """An expired or cancelled batch keeps its answers; only the rest is asked again."""
-    async with simulated(tmp_path) as world:
+    seldom = {"polling": {"cap": "30m"}}
+
+    async with simulated(tmp_path, overrides=seldom) as world:
         world.simulator.faults.add_batch(BatchFault(ending=ending, done=0.6))
         await answered(world, questions(10))
 
@@ -610,14 +612,14 @@ async def test_a_live_batch_is_never_looked_for_elsewhere(tmp_path: Path) -> Non
 async def test_a_key_of_another_project_buys_nothing_again(tmp_path: Path) -> None:
     """When the account knows neither batch nor file, nothing is lost and nothing bought again."""
     patient = {"retry": {"max_age": "3650d"}}
-    unknown = [Fault(route=route, times=400, status=404) for route in ("batches.get", "files.get")]
+    unknown = [Fault(route=route, times=60, status=404) for route in ("batches.get", "files.get")]
 
     async with simulated(tmp_path, overrides=patient) as world:
         world.simulator.faults.add(*unknown)
         world.simulator.faults.add(
             Fault(
                 route="batches.list",
-                times=400,
+                times=60,
                 action="status",
                 status=200,
                 body='{"object":"list","data":[],"has_more":false}',
@@ -667,3 +669,74 @@ async def test_a_large_file_becomes_three_batches_and_one_result(tmp_path: Path)
             50_000
         ) == 2
         assert len(world.simulator.ledger.creations) == 3
+
+
+async def test_a_key_refused_at_recall_pauses_the_provider(tmp_path: Path) -> None:
+    """A key that is refused at a restart pauses the provider, and the job goes on afterwards."""
+    async with simulated(tmp_path, settings=SimulatorSettings(run_s=80_000)) as world:
+        world.drop("f.jsonl", questions(3))
+
+        with anyio.move_on_after(0.5):
+            await world.drain()
+
+        world.simulator.faults.add(Fault(route="batches.list", times=4, status=401))
+
+        assert await world.drain()
+
+        world.assert_conserved("f.jsonl", ids(3))
+        world.assert_bought_once()
+        assert world.simulator.ledger.calls["batches.list"] <= 4 + 4
+
+
+async def test_an_unknown_model_is_told_in_the_providers_words(tmp_path: Path) -> None:
+    """A create declined for its model blocks nobody: it is an error of these requests."""
+    body = '{"error":{"message":"The model gpt-9 does not exist","code":"model_not_found"}}'
+
+    async with simulated(tmp_path) as world:
+        world.simulator.faults.add(Fault(route="batches.create", status=404, body=body))
+        await answered(world, questions(2), errors=ids(2))
+
+        assert world.errors("f.jsonl")[0]["error"]["code"] == "model_not_found"
+        assert world.clock.monotonic() < 60
+
+
+async def test_a_request_file_that_was_changed_is_never_submitted(tmp_path: Path) -> None:
+    """A request file that somebody damaged is not paid for, and stops nobody else."""
+    async with simulated(tmp_path) as world:
+        world.drop("f.jsonl", questions(3))
+        damaged: list[Path] = []
+
+        def damage(_call: Call) -> bool:
+            for path in [] if damaged else world.spool.working.glob("*/*.requests.jsonl"):
+                path.write_bytes(path.read_bytes()[:200])
+                damaged.append(path)
+
+            return True
+
+        world.simulator.faults.add(Fault(route="files.create", status=503), when=damage)
+
+        assert not await world.drain()
+        assert damaged
+        assert world.simulator.ledger.creations == []
+
+        world.drop("g.jsonl", questions(2))
+
+        assert not await world.drain()
+        assert len(world.results("g.jsonl")) == 2
+
+
+async def test_a_damaged_plan_is_set_aside(tmp_path: Path) -> None:
+    """A manifest that somebody damaged ends its own job, with a word, and no drain waits for it."""
+    async with simulated(tmp_path) as world:
+        world.drop("f.jsonl", questions(3))
+
+        def damage(_call: Call) -> bool:
+            for path in world.spool.working.glob("*/manifest.json"):
+                path.write_bytes(b"{")
+
+            return False
+
+        world.simulator.faults.add(Fault(route="files.content"), when=damage)
+
+        assert not await world.drain()
+        assert len(world.simulator.ledger.creations) == 1

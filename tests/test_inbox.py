@@ -23,10 +23,9 @@ from promptspool.inbox import (
     Writer,
     is_ignored,
     mint,
-    shown,
     writer_of,
 )
-from promptspool.model import JobId, JobStatus
+from promptspool.model import JobId, JobStatus, shown
 from promptspool.settings import Settings
 from promptspool.spool import Spool
 from promptspool.wire import Claim
@@ -406,7 +405,7 @@ def test_names_need_be_no_text(bench: Bench) -> None:
 
     assert {job.name for job in jobs} == names
     assert {job.name for job in bench.inbox.adopted(set())} == names
-    assert shown(os.fsdecode(b"caf\xe9.txt")) == "caf\\xe9.txt"
+    assert shown(b"caf\xe9.txt") == "caf\\xe9.txt"
 
     for job in jobs:
         assert job.profile.encode()

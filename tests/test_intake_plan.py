@@ -229,9 +229,10 @@ def test_a_file_without_rows_is_refused(
     tmp_path: Path, source: str, data: bytes, reason: str
 ) -> None:
     """A file that holds nothing to do says so."""
-    expected = {"file": source, "reason": reason, "faults": [], "fault_count": 0}
+    found = rejection(tmp_path, data, source=source)
 
-    assert rejection(tmp_path, data, source=source) == expected
+    assert found.pop("code") in ("empty_file", "unknown_format")
+    assert found == {"file": source, "reason": reason, "faults": [], "fault_count": 0}
 
 
 def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:

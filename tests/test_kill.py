@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -25,7 +26,7 @@ MOMENTS = [
     "batch.uploaded",
     "provider.recalled",
     "batch.created",
-    *["daemon.ready"] * 10,
+    *["daemon.booted"] * 10,
     "batch.ended",
     "batch.downloaded",
     "batch.closed",
@@ -121,7 +122,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, base_url: str) -> None:
     run = ("run", "--drain", "--config")
     assert ran(*run, spool(calm, base_url), OPENAI_API_KEY="sk-simulated").returncode == 0
 
-    with simulated(speed=25) as slow_url:
+    with simulated(speed=60) as slow_url:
         config = spool(troubled, slow_url)
 
         for moment in MOMENTS:
@@ -167,12 +168,12 @@ def test_one_daemon_a_spool(tmp_path: Path, base_url: str) -> None:
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, base_url: str) -> None:
     """A second SIGTERM ends what runs without a word on stderr, and costs nothing but time."""
     config = spool(tmp_path, base_url)
-    stall = {"type": "exchange", "route": "files.create", "action": "stall", "delay_s": 30}
+    stall = {"type": "exchange", "route": "files.create", "action": "stall", "delay_s": 15}
     control = base_url.removesuffix("/v1") + "/_simulator/faults"
     httpx.post(control, json=stall, trust_env=False).raise_for_status()
 
     with started("run", "--config", config, OPENAI_API_KEY="sk-simulated") as daemon:
-        read_until(daemon, "job.planned")
+        read_until(daemon, "batch.uploaded")
         daemon.send_signal(signal.SIGTERM)
         read_until(daemon, "daemon.stopping")
         daemon.send_signal(signal.SIGTERM)
@@ -183,3 +184,27 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, base_url: str) -> None:
 
     assert ran("run", "--config", config, "--drain", OPENAI_API_KEY="sk-simulated").returncode == 0
     check(tmp_path, base_url)
+
+
+def test_a_name_that_is_no_text_ends_nothing(tmp_path: Path, base_url: str) -> None:
+    """A file whose name is no UTF-8, dropped while running, is answered like any other."""
+    config = spool(tmp_path, base_url)
+    inbox = tmp_path / "spool" / "inbox"
+
+    with started("run", "--config", config, OPENAI_API_KEY="sk-simulated") as daemon:
+        read_until(daemon, "daemon.ready")
+        (inbox / os.fsdecode(b".\xfe.hidden")).write_text("not for us")
+        (inbox / os.fsdecode(b"caf\xe9.txt")).write_text("one\n")
+        assert daemon.stdout is not None
+
+        for line in daemon.stdout:
+            if "job.delivered" in line and "caf" in line:
+                break
+
+        daemon.send_signal(signal.SIGTERM)
+        complaints = daemon.communicate(timeout=30)[1]
+
+        assert (daemon.returncode, complaints) == (0, "")
+
+    results = tmp_path / "spool" / "outbox" / os.fsdecode(b"caf\xe9.txt.results.jsonl")
+    assert len(ids(results)) == 1

@@ -52,6 +52,7 @@ from promptspool.outcomes import (
     Vanished,
 )
 from promptspool.policy import Backoff, Rules, decide, decide_provider
+from promptspool.policy.backoff import MAX_CRASHES
 from promptspool.policy.batches import LOST_AFTER_S, LOST_AFTER_SIGHTINGS, RACE_S
 from promptspool.policy.providers import BLOCKED_CAP_S
 from promptspool.stages import STAGES
@@ -67,7 +68,7 @@ RULES = Rules(
     retry=Backoff(first_s=1.0, factor=2.0, cap_s=300.0),
     lookup_grace_s={"openai": GRACE_S},
 )
-UNTIMED = Failed(reason="no answer", trouble=Trouble.ITEM)
+UNTIMED = Failed(reason="no answer", trouble=Trouble.ROW)
 
 times = st.floats(min_value=NOW - 1e6, max_value=NOW + 1e6)
 counts = st.integers(min_value=0, max_value=2000)
@@ -273,8 +274,9 @@ def test_what_has_a_stage_is_due_and_nothing_else(row: Row, outcome: Outcome, no
     except IllegalTransition:
         return
 
-    is_aside = isinstance(outcome, Failed) and outcome.trouble is Trouble.BUG
-    is_aside = is_aside and after.status is row.status
+    trouble = outcome.trouble if isinstance(outcome, Failed) else None
+    is_hopeless = trouble is Trouble.CRASH and row.failures >= MAX_CRASHES
+    is_aside = (trouble is Trouble.BUG or is_hopeless) and after.status is row.status
 
     if is_aside:
         assert after.due_at is None
@@ -303,10 +305,11 @@ def test_a_provider_is_changed_only_for_news(
     outcome: Outcome,
     now: float,
 ) -> None:
-    """What says nothing new of a provider gives the same object back, what does counts on."""
+    """An outcome says something of pauses or nothing at all, and never of recall."""
     after = decide_provider(state, item, outcome, now, RULES)
 
-    assert after is state or after.version == state.version + 1
+    assert after is state or after != state
+    assert after.version == state.version
     assert (after.status, after.due_at, after.sweeps) == (state.status, state.due_at, state.sweeps)
 
 
@@ -398,7 +401,7 @@ def test_a_create_that_crashed_is_looked_up(trouble: Trouble) -> None:
     assert (after.status, after.unclear_at, after.due_at) == (BatchStatus.UNCLEAR, NOW, NOW)
 
 
-@pytest.mark.parametrize("trouble", [Trouble.ITEM, Trouble.THROTTLED, Trouble.BLOCKED])
+@pytest.mark.parametrize("trouble", [Trouble.ROW, Trouble.THROTTLED, Trouble.BLOCKED])
 def test_a_create_that_was_not_sent_stays(trouble: Trouble) -> None:
     """A create that certainly did not happen is tried again after a while, without a look."""
     after = decided(batch_of(status=BatchStatus.CREATING), failed(trouble))
@@ -698,7 +701,7 @@ def test_any_real_answer_ends_a_pause() -> None:
         paused_at=NOW - 9,
         why="down",
     )
-    clear = ProviderState(id="openai", status=ProviderStatus.READY, version=1)
+    clear = ProviderState(id="openai", status=ProviderStatus.READY)
     answers: list[Outcome] = [
         Uploaded(file="file-1"),
         Created(remote=remote_of(RemoteStatus.VALIDATING), found=False),

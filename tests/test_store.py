@@ -71,6 +71,7 @@ BATCH = Batch(
     sha256="cd" * 32,
     attempt=2,
     waits=3,
+    reuploads=2,
     halvings=1,
     give_up_at=NOW + 259_200,
     input_file="file-1",
@@ -503,7 +504,7 @@ async def plans(path: Path, run: str) -> list[str]:
         ("batches", "batches_due"),
         ("jobs", "jobs_due"),
         ("next", "batches_deadline"),
-        ("next", "jobs_due"),
+        ("next", "jobs_deadline"),
         ("batches_of", "batches_job"),
         ("running", "batches_due"),
         ("update", "sqlite_autoindex_batches_1"),
@@ -534,7 +535,7 @@ async def test_a_damaged_database_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "promptspool.db"
     path.write_bytes(b"this is no database at all. " * 1000)
 
-    with pytest.raises(SpoolError, match="move it away") as caught:
+    with pytest.raises(SpoolError, match=r"move state/promptspool\.db away") as caught:
         async with opened(path):
             pass
 

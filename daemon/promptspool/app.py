@@ -85,13 +85,14 @@ class Daemon:
                 store=store,
                 clock=self.clock,
                 accounts=accounts,
+                taken=set(),
             )
 
             return await self._dispatch(context)
 
     async def _dispatch(self, context: Context) -> bool:
         bell = Bell()
-        inbox = Inbox(context.spool, self.settings, self.clock, bell)
+        inbox = Inbox(context.spool, self.settings, self.clock, bell, context.taken)
         lanes = self.settings.lanes
         self.dispatcher = Dispatcher(
             context=context,

@@ -93,7 +93,8 @@ async def _forget_vanished(context: Context, rules: Rules, now: float) -> None:
         rows: list[Row] = [job, *live]
         gone = [(row, decide(row, Vanished(), now, rules)) for row in rows]
         await context.store.write(Change(updated=gone, at=now))
-        _log.warning("job.vanished", job=job.id, file=job.shown)
+        remote_ids = [batch.remote_id for batch in live if batch.remote_id]
+        _log.warning("job.vanished", job=job.id, file=job.shown, remote_ids=remote_ids)
 
 
 async def _adopt(context: Context, inbox: Inbox, now: float) -> None:

@@ -39,6 +39,8 @@ class Context:
     store: Store
     clock: Clock
     accounts: dict[str, Account]
+    taken: set[bytes]
+    """Stems that live jobs have reserved."""
 
     def account(self, name: str, base_url: str | None = None) -> Account:
         """Return the account called *name*, which must still have the address *base_url*.

@@ -7,18 +7,21 @@ never replace anything. So a delivery that died anywhere is simply done again. R
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from promptspool import collect
+from promptspool.model import shown
 from promptspool.outcomes import Delivered
 from promptspool.planning import read_manifest
 from promptspool.spool import (
     is_published,
     make_folders,
     publish,
+    read_own,
     remove_folder,
     sync_folder,
     unpublish,
@@ -59,18 +62,18 @@ def deliver(
                 batches=batches,
                 tally=tally,
                 folder=folder,
-                stem=_shown(stem),
+                stem=shown(stem),
                 delivered_at=now,
             ),
         )
 
-    make_folders((spool.outbox / _text(stem)).parent, below=spool.outbox)
+    make_folders((spool.outbox / os.fsdecode(stem)).parent, below=spool.outbox)
 
     for name in ("results.jsonl", "errors.jsonl", "summary.json"):
         if (folder / name).exists():
             publish(folder / name, _product(spool, stem, name))
 
-    done = spool.done / _text(stem)
+    done = spool.done / os.fsdecode(stem)
     make_folders(done.parent, below=spool.done)
     _retire(folder / "original", done)
     counts = msgspec.json.decode(summary.read_bytes())["counts"]
@@ -88,7 +91,7 @@ def _free_stem(
     files, is to be written anew. The new stem is on the platter before anything is published.
     """
     folder = spool.folder(job.id)
-    claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+    claim = read_own(folder / "claim.json", Claim)
     pairs = products(claim.stem)
     is_retired = not (folder / "original").exists()
 
@@ -110,27 +113,18 @@ def _delivered(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path
     names = ("results.jsonl", "errors.jsonl", "summary.json")
     products = [(folder / name, _product(spool, stem, name)) for name in names]
 
-    return [*products, (folder / "original", spool.done / _text(stem))]
+    return [*products, (folder / "original", spool.done / os.fsdecode(stem))]
 
 
 def _rejected(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
-    target = spool.rejected / _text(stem)
+    target = spool.rejected / os.fsdecode(stem)
     note = target.with_name(target.name + ".rejected.json")
 
     return [(folder / "rejection.json", note), (folder / "original", target)]
 
 
 def _product(spool: Spool, stem: bytes, name: str) -> Path:
-    return spool.outbox / f"{_text(stem)}.{name}"
-
-
-def _text(stem: bytes) -> str:
-    """Return a name as the file system's own text, bytes that are no UTF-8 kept."""
-    return stem.decode("utf-8", "surrogateescape")
-
-
-def _shown(stem: bytes) -> str:
-    return stem.decode("utf-8", "backslashreplace")
+    return spool.outbox / f"{os.fsdecode(stem)}.{name}"
 
 
 def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:

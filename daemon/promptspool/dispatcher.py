@@ -3,7 +3,8 @@
 It asks the store what is due, starts a short task for each piece of work within its lane's limit,
 and sleeps until the earliest deadline or a ring. A task runs one stage, `policy.decide` turns rows
 and outcomes into the next rows, and one transaction writes them. Nothing else in the daemon changes
-state. Recovery is no feature of it: a restarted process does what a running one does.
+state, but for `boot`, which goes before. Recovery is no feature of it: a restarted process does
+what a running one does.
 
 Work in progress is a set of ids in memory, left out of what is due; there are no leases, since
 there is one dispatcher (`flock`). An outcome that cannot be written (a full disk) is kept and
@@ -27,7 +28,7 @@ from promptspool import journal
 from promptspool.boot import CLEAN_STOP, boot
 from promptspool.clock import Bell
 from promptspool.enquiry import failure
-from promptspool.errors import Bug, ProviderError, StoreError
+from promptspool.errors import Bug, ProviderError, SpoolError, StoreError
 from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
 from promptspool.outcomes import AllClosed, Failed, Planned, Settled, Trouble
 from promptspool.policy import decide, decide_provider
@@ -50,6 +51,9 @@ INBOX = "/inbox"
 
 LONGEST_SLEEP_S = 3600.0
 """Without any deadline it still looks around once an hour."""
+
+TIDIES_IN_A_DRAIN = 3
+"""So often a drain tries to delete the remote files of a delivered job."""
 
 STORE_RETRY_S = 5.0
 """How long to wait before what the database refused is tried again."""
@@ -150,7 +154,7 @@ class Dispatcher:
     async def _start(
         self, tasks: TaskGroup, status: Status, stage: Stage, provider: str | None
     ) -> None:
-        lane = (stage.lane, provider)
+        lane = (stage.lane, None if stage.lane is Lane.DISK else provider)
         free = self._room(stage, provider)
 
         if free <= 0:
@@ -173,15 +177,14 @@ class Dispatcher:
             tasks.start_soon(self._work, stage, group, lane)
 
     def _room(self, stage: Stage, provider: str | None) -> int:
-        """Return how many runs of *stage* may start now."""
-        used = self._running[stage.lane, provider]
-        room = self.lanes[stage.lane] - used
+        """Return how many runs of *stage* may start now; the disk is one, whoever the provider."""
+        if stage.lane is Lane.DISK:
+            return self.lanes[Lane.DISK] - self._running[Lane.DISK, None]
+
+        room = self.lanes[stage.lane] - self._running[stage.lane, provider]
         state = None if provider is None else self._providers.get(provider)
 
         if state is None:
-            return room
-
-        if stage.lane is Lane.DISK:
             return room
 
         if self._is_paused(state) or (
@@ -198,15 +201,11 @@ class Dispatcher:
         return state.paused_until is not None and state.paused_until > self.context.clock.now()
 
     def _may_run(self, row: Row) -> bool:
-        """Tell whether a row is free, and the provider that a job or a recall needs not paused."""
+        """Tell whether nobody works on a row, and a recall's own provider is not paused."""
         if row.id in self.in_progress or row.id in self.held:
             return False
 
-        name = {Job: getattr(row, "provider", None), ProviderState: row.id}.get(type(row))
-        needs_it = not isinstance(row, Job) or row.status is JobStatus.DELIVERED
-        state = self._providers.get(name or "")
-
-        return not needs_it or state is None or not self._is_paused(state)
+        return not isinstance(row, ProviderState) or not self._is_paused(self._providers[row.id])
 
     async def _sleep(self, *, since: float) -> None:
         """Wait for the earliest deadline after *since*, or a ring.
@@ -256,11 +255,11 @@ class Dispatcher:
         return await self.context.store.next_due_at(since) is None
 
     async def _unfinished(self) -> list[Job]:
-        """Return the jobs that have not been delivered or rejected; tidying is tried once."""
+        """Return the jobs that are not delivered or rejected, and tidied as far as it goes."""
         return [
             job
             for job in await self.context.store.live_jobs()
-            if job.status is not JobStatus.DELIVERED or job.failures == 0
+            if job.status is not JobStatus.DELIVERED or job.failures < TIDIES_IN_A_DRAIN
         ]
 
     # Work.
@@ -306,7 +305,9 @@ class Dispatcher:
         except ProviderError as error:
             failed = failure(error)
         except (OSError, StoreError) as error:
-            failed = Failed(reason=str(error), trouble=Trouble.ITEM)
+            failed = Failed(reason=str(error), trouble=Trouble.ROW)
+        except SpoolError as error:
+            failed = Failed(reason=str(error), trouble=Trouble.BUG)
         except Bug as error:
             _log.exception("stage.broken", stage=stage.name)
             failed = Failed(reason=str(error), trouble=Trouble.BUG)
@@ -326,7 +327,9 @@ class Dispatcher:
         async with self._applying:
             now = self.context.clock.now()
             pairs = [(self._current(row), outcome) for row, outcome in pairs]
-            moved = [(row, self._decided(row, outcome, now), outcome) for row, outcome in pairs]
+            moved = [
+                (row, self._decided(stage, row, outcome, now), outcome) for row, outcome in pairs
+            ]
             added = [new for _, outcome in pairs for new in _successors(outcome)]
             settled = await self._persistently(lambda: self._settled_jobs(pairs, now))
             updated = [*((row, after) for row, after, _ in moved), *settled]
@@ -355,11 +358,11 @@ class Dispatcher:
             elif isinstance(after, Job) and after.status in (JobStatus.DONE, JobStatus.REJECTED):
                 self.inbox.taken.discard(after.stem)
 
-    def _decided(self, row: Row, outcome: Outcome, now: float) -> Row:
+    def _decided(self, stage: Stage, row: Row, outcome: Outcome, now: float) -> Row:
         try:
             return decide(row, outcome, now, self.rules)
         except Bug as error:
-            _log.exception("stage.broken", row=row.id)
+            _log.exception("stage.broken", stage=stage.name, **journal.names([row]))
 
             return decide(row, Failed(reason=str(error), trouble=Trouble.BUG), now, self.rules)
 

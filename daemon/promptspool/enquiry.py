@@ -18,6 +18,7 @@ from promptspool.errors import (
     Throttled,
     Unavailable,
 )
+from promptspool.model import RemoteStatus
 from promptspool.outcomes import Created, Failed, Missed, Polled, Trouble
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY
 from promptspool.provider.listing import sweep
@@ -104,7 +105,8 @@ async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
     if not is_it(batch, remote):
         return await _missed(context, account, batch)
 
-    is_overdue = context.clock.now() >= batch.give_up_at and not remote.status.is_terminal
+    is_over = remote.status.is_terminal or remote.status is RemoteStatus.CANCELLING
+    is_overdue = context.clock.now() >= batch.give_up_at and not is_over
 
     if is_overdue and account.provider.dialect.cancels:
         try:
@@ -156,6 +158,13 @@ def is_about_a_file(error: Refused) -> bool:
     )
 
 
+def is_about_a_model(error: Refused) -> bool:
+    """Tell whether a create was declined because of what its requests ask for."""
+    words = f"{error.code} {error.message}".lower()
+
+    return "model" in words or "deployment" in words
+
+
 def failure(error: ProviderError) -> Failed:
     """Say whose trouble an exception of a provider is."""
     match error:
@@ -166,6 +175,11 @@ def failure(error: ProviderError) -> Failed:
         case Unavailable():
             trouble = Trouble.OUTAGE
         case _:
-            trouble = Trouble.ITEM
+            trouble = Trouble.ROW
 
-    return Failed(reason=error.message, trouble=trouble, retry_after_s=error.retry_after_s)
+    return Failed(
+        reason=error.message,
+        trouble=trouble,
+        retry_after_s=error.retry_after_s,
+        request_id=error.request_id,
+    )

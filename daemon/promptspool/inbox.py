@@ -28,7 +28,7 @@ import structlog
 from watchfiles import awatch
 
 from promptspool.clock import Bell
-from promptspool.model import Job, JobId, JobStatus
+from promptspool.model import Job, JobId, JobStatus, shown
 from promptspool.spool import remove_folder, sweep_removed, sync_folder, write_durably
 from promptspool.wire import Claim
 
@@ -47,6 +47,9 @@ CLAIMS_A_LOOK = 256
 
 CLAIM_RETRY_S = 5.0
 """When a claim that the disk refused, or a file that changed meanwhile, is tried again."""
+
+WATCH_AGAIN_S = 2.0
+"""How long a watch that broke is left alone; the listing finds what it missed."""
 
 WRITER_WARNING_S = 600.0
 """A file that somebody has kept open for so long is worth a line in the log."""
@@ -159,10 +162,12 @@ class Inbox:
                     ignore_permission_denied=True,
                 ):
                     self.wake()
-            except (OSError, RuntimeError) as error:
-                _log.warning("inbox.unwatched", reason=str(error))
+            except* (OSError, RuntimeError) as group:  # RuntimeError: a name that is no UTF-8
+                reasons = sorted({str(error) for error in _leaves(group)})
+                _log.warning("inbox.unwatched", reason="; ".join(reasons))
 
-            await self.clock.wait(self._closed, self.settings.spool.rescan)
+            self.wake()
+            await self.clock.wait(self._closed, WATCH_AGAIN_S)
 
     def close(self) -> None:
         """End `watch`; cancelling it would wait for its thread to notice by itself."""
@@ -177,7 +182,7 @@ class Inbox:
         """
         now = self.clock.monotonic()
         settle = self.settings.spool.settle
-        next_at = now + self.settings.spool.rescan
+        next_at = self.next_look_at = now + self.settings.spool.rescan
         seen: dict[str, _Sighting] = {}
         jobs: list[Job] = []
 
@@ -202,7 +207,7 @@ class Inbox:
 
         self._seen = seen
         self.has_looked = True
-        self.next_look_at = next_at
+        self.next_look_at = min(self.next_look_at, next_at)  # `wake` may have been called meanwhile
 
         return jobs
 
@@ -228,7 +233,9 @@ class Inbox:
         elif sighting.is_open and not sighting.warned and now - sighting.since > WRITER_WARNING_S:
             sighting.warned = True
             _log.warning(
-                "inbox.writer_waited_for", file=shown(name), open_for_s=now - sighting.since
+                "inbox.writer_waited_for",
+                file=shown(os.fsencode(name)),
+                open_for_s=now - sighting.since,
             )
 
         return writer is Writer.NONE
@@ -274,7 +281,7 @@ class Inbox:
         """Warn of a name once."""
         if name not in self._complained:
             self._complained.add(name)
-            _log.warning(event, file=shown(name), hint=hint)
+            _log.warning(event, file=shown(os.fsencode(name)), hint=hint)
 
     def _claimed(self, name: str, status: os.stat_result) -> list[Job]:
         """Claim one file; an empty list if it turned out to have changed, or the disk refused."""
@@ -286,7 +293,7 @@ class Inbox:
         try:
             folder.mkdir()
         except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(name), reason=str(error))
+            _log.warning("inbox.unclaimed", file=shown(os.fsencode(name)), reason=str(error))
 
             return []  # nothing was made, and what is there is another job's
 
@@ -297,7 +304,7 @@ class Inbox:
             sync_folder(folder)
             sync_folder(source.parent)
         except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(name), reason=str(error))
+            _log.warning("inbox.unclaimed", file=shown(os.fsencode(name)), reason=str(error))
 
             if not original.exists():
                 _abandon(folder)
@@ -326,7 +333,7 @@ class Inbox:
             job=mint(now),
             name=raw,
             stem=self.spool.reserve(raw, self.taken),
-            profile=os.fsencode(profile).decode("utf-8", "backslashreplace"),
+            profile=shown(os.fsencode(profile)),
             provider=provider,
             base_url=None if provider is None else self.settings.providers[provider].base_url,
             claimed_at=now,
@@ -364,6 +371,14 @@ class Inbox:
                 remove_folder(folder)
 
         return jobs
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return what an exception group holds, however deep, or the exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+
+    return [error]
 
 
 def _is_same(path: Path, before: os.stat_result) -> bool:
@@ -417,8 +432,3 @@ def is_ignored(name: str) -> bool:
 
 def _is_folder_to_read(name: str) -> bool:
     return not name.startswith(".") and name not in IGNORED_FOLDERS
-
-
-def shown(name: str) -> str:
-    r"""Return a file name as text for people; bytes that are no UTF-8 become `\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -7,12 +7,22 @@ nothing.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
 from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
-from promptspool.outcomes import Created, Delivered, Failed, Planned, Settled, Trouble
+from promptspool.outcomes import (
+    Created,
+    Delivered,
+    Failed,
+    Planned,
+    Polled,
+    Recalled,
+    Settled,
+    Trouble,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +62,11 @@ def tell(
 
         if after.status is not before.status:
             _tell_transition(after, outcome, keys)
+        elif isinstance(outcome, Polled) and after.why is not None and after.why != before.why:
+            _log.warning("batch.status_unknown", reason=after.why, **keys)
+
+        if isinstance(before, ProviderState) and isinstance(after, ProviderState):
+            _tell_provider(before, after)
 
     for before, after in followed:
         if isinstance(after, Job):
@@ -76,6 +91,10 @@ def _tell_failures(stage: str, moved: Sequence[tuple[Row, Row, Outcome]]) -> Non
         level = "error" if is_abandoned else "warning" if is_loud else "debug"
         event = "stage.abandoned" if is_abandoned else "stage.retried"
         keys = names([row for row, _ in rows])
+
+        if outcome.request_id is not None:
+            keys["request_id"] = outcome.request_id
+
         getattr(_log, level)(
             event, stage=stage, reason=reason, failures=count, rows=len(rows), **keys
         )
@@ -88,7 +107,8 @@ def _tell_transition(after: Row, outcome: Outcome, keys: dict[str, str]) -> None
         case Batch():
             _tell_batch(after, outcome, keys)
         case ProviderState(status=ProviderStatus.READY):
-            _log.info("provider.recalled", **keys)
+            found = outcome.found if isinstance(outcome, Recalled) else 0
+            _log.info("provider.recalled", batches=found, **keys)
         case _:
             pass
 
@@ -145,10 +165,15 @@ def _tell_closed(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:
 
 
 def _tell_provider(before: ProviderState, after: ProviderState) -> None:
-    if after.pauses and not before.pauses:
-        paused_for_s = round((after.paused_until or 0.0) - (after.paused_at or 0.0), 1)
+    is_paused = after.paused_until is not None and after.paused_until != before.paused_until
+
+    if is_paused and (not before.pauses or after.why != before.why):
+        until = datetime.fromtimestamp(after.paused_until or 0.0, UTC)
         _log.warning(
-            "provider.paused", provider=after.id, reason=after.why, paused_for_s=paused_for_s
+            "provider.paused",
+            provider=after.id,
+            reason=after.why,
+            paused_until=until.isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
     elif before.pauses and not after.pauses:
         _log.info("provider.resumed", provider=after.id, pauses=before.pauses)

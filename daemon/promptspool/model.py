@@ -117,6 +117,11 @@ REMOTE_RANK: dict[RemoteStatus, int] = {
 """A partial order of statuses: an answer of a lower rank than one already seen is an old one."""
 
 
+def shown(name: bytes) -> str:
+    r"""Return a file name as text for people; bytes that are no UTF-8 become `\xNN`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One dropped file."""
@@ -150,8 +155,8 @@ class Job:
 
     @property
     def shown(self) -> str:
-        r"""Return the name as text for people; bytes that are no UTF-8 become `\xNN`."""
-        return self.name.decode("utf-8", "backslashreplace")
+        """Return the name as text for people."""
+        return shown(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,9 @@ class Batch:
     attempt: int = 0
     """How often the model had been asked each of its requests before this batch."""
     waits: int = 0
-    """How often in a row its lineage was turned away for want of room; feeds the backoff."""
+    """How often its lineage was turned away or cut short without being asked; feeds the backoff."""
+    reuploads: int = 0
+    """How often an upload of its lineage went missing at the provider."""
     halvings: int = 0
     """How often its lineage was halved after a refusal that named no line."""
     give_up_at: float
@@ -191,8 +198,7 @@ class Batch:
     unclear_at: float | None = None
     """When a create went unanswered in this process; None if the process that sent it died."""
     looks: int = 0
-    """Before it is created, uploads that went missing; while it is unclear, look-ups without a
-    find; afterwards, second looks at the answers."""
+    """Look-ups without a find while unclear; afterwards, second looks at the answers."""
     remote_id: str | None = None
     remote_status: RemoteStatus | None = None
     created_at: float | None = None
@@ -229,7 +235,7 @@ class ProviderState:
     sweeps: int = 0
     """Sweeps that recall still has to make."""
     struck: str = ""
-    """The different items in a row that met an outage: their ids, with spaces between."""
+    """The different rows, one after another, that met an outage: their ids, with spaces between."""
     pauses: int = 0
     """Consecutive pauses; above zero it is probed with one call at a time."""
     paused_until: float | None = None

@@ -114,7 +114,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
-    """Upload or create named a file or batch that the provider does not know, yet."""
+    """A create named an input file that the provider does not know, yet."""
 
     reason: str
 
@@ -169,7 +169,7 @@ class Recalled:
 class Trouble(StrEnum):
     """Whose trouble a failure is."""
 
-    ITEM = "item"
+    ROW = "row"
     """This piece of work alone, as far as we know."""
     OUTAGE = "outage"
     """5xx, network, garbage: the provider's, once several items met it."""
@@ -180,7 +180,7 @@ class Trouble(StrEnum):
     CRASH = "crash"
     """An exception nobody foresaw: the stage may have done anything."""
     BUG = "bug"
-    """One of our own rules was broken: the row is set aside."""
+    """One of our own rules, or files, is broken: the row is set aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +190,8 @@ class Failed:
     reason: str
     trouble: Trouble
     retry_after_s: float | None = None
+    request_id: str | None = None
+    """The provider's own name for the call, for its support."""
 
 
 Outcome = (

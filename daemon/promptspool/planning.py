@@ -1,13 +1,12 @@
 """The first step of a job, on disk: from a claimed file to its manifest and its batches' rows.
 
 All of it blocks: call it in a worker thread. Raises `BadInput` (bad data) for a file of which no
-request can be made, and `OSError` (environment).
+request can be made, and `ProviderError` and `OSError` (environment).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,8 +14,8 @@ import msgspec
 from promptspool import intake
 from promptspool.errors import BadInput
 from promptspool.model import Batch
-from promptspool.spool import write_durably
-from promptspool.wire import Claim, Manifest
+from promptspool.spool import read_own, write_durably
+from promptspool.wire import Claim, Manifest, Rejection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 def read_manifest(folder: Path) -> Manifest:
     """Return the plan in a working folder; raises `FileNotFoundError` before it is finished."""
-    return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    return read_own(folder / "manifest.json", Manifest)
 
 
 def finished_plan(folder: Path) -> Manifest | None:
@@ -37,7 +36,9 @@ def finished_plan(folder: Path) -> Manifest | None:
     note = folder / "rejection.json"
 
     if note.exists():
-        raise BadInput(msgspec.json.decode(note.read_bytes())["reason"])
+        rejection = read_own(note, Rejection)
+
+        raise BadInput(rejection.reason, code=rejection.code)
 
     try:
         return read_manifest(folder)
@@ -47,7 +48,7 @@ def finished_plan(folder: Path) -> Manifest | None:
 
 def fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
     """Make request files of the original, and the manifest last."""
-    claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+    claim = read_own(folder / "claim.json", Claim)
 
     if claim.refused is not None:
         raise BadInput(claim.refused, code="name_too_long")
@@ -94,8 +95,8 @@ def note_rejection(folder: Path, job: Job, error: BadInput) -> None:
     note = folder / "rejection.json"
 
     if not note.exists():
-        reason = {"file": job.shown, "code": error.code, "reason": error.reason}
-        write_durably(note, json.dumps(reason, indent=2).encode() + b"\n")
+        rejection = Rejection(file=job.shown, code=error.code, reason=error.reason)
+        write_durably(note, msgspec.json.format(msgspec.json.encode(rejection)))
 
 
 def batch_row(
@@ -119,6 +120,7 @@ def batch_row(
         sha256=planned.sha256,
         attempt=planned.attempt,
         waits=planned.waits,
+        reuploads=planned.reuploads,
         halvings=planned.halvings,
         give_up_at=manifest.give_up_at,
         input_file=planned.input_file,

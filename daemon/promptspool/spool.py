@@ -15,7 +15,9 @@ import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from promptspool.errors import SpoolError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.model import BatchId, JobId
+
+_Own = TypeVar("_Own")
 
 MAX_NAME_BYTES = 255
 """Of one path component (ext4, xfs, btrfs: NAME_MAX)."""
@@ -64,6 +68,15 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
     rename_durably(part, path)
+
+
+def read_own(path: Path, kind: type[_Own]) -> _Own:
+    """Return what a file of ours says; raises `SpoolError` if somebody has damaged it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        message = f"{path} is damaged ({error}); its original is beside it, to be dropped again"
+        raise SpoolError(message) from error
 
 
 def rename_durably(source: Path, target: Path) -> None:
@@ -180,11 +193,16 @@ class Spool:
     def identity(self) -> str:
         """Return the spool's own id, made once and kept in `.promptspool`."""
         try:
-            return self._id_file.read_text("ascii").strip()
+            identity = self._id_file.read_text("ascii").strip()
         except FileNotFoundError:
-            write_durably(self._id_file, secrets.token_hex(6).encode() + b"\n")
+            identity = secrets.token_hex(6)
+            write_durably(self._id_file, identity.encode() + b"\n")
 
-            return self.identity()
+        if not identity:
+            message = f"{self._id_file} is empty: restore the id that spool_id in the database has"
+            raise SpoolError(message)
+
+        return identity
 
     @contextmanager
     def opened(self) -> Iterator[str]:

@@ -33,6 +33,7 @@ from promptspool.errors import (
     NotFound,
     ProviderError,
     Refused,
+    SpoolError,
     Throttled,
     Unavailable,
     Unsent,
@@ -140,8 +141,9 @@ async def _check_content(context: Context, job: Job, folder: Path) -> None:
 
 async def reject(context: Context, job: Job) -> Outcome:
     """Move an unusable original to `rejected/`, with the reason beside it."""
-    taken = await _taken(context, job)
-    await anyio.to_thread.run_sync(partial(delivery.reject, context.spool, job, taken=taken))
+    await anyio.to_thread.run_sync(
+        partial(delivery.reject, context.spool, job, taken=context.taken)
+    )
 
     return Rejected()
 
@@ -185,13 +187,12 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     if batch.input_file is not None or not account.provider.dialect.uploads:
         return Uploaded(file=batch.input_file)
 
-    again = f"-{batch.looks}" if batch.looks else ""  # an upload that went missing is done without
+    # An upload that went missing may still be listed: the next has another name.
+    again = f"-{batch.reuploads}" if batch.reuploads else ""
     name = f"{enquiry.upload_prefix(context)}{batch.id}-{batch.sha256[:12]}{again}.jsonl"
 
-    if batch.failures > 0:
-        await enquiry.recall_uploads(
-            context, account
-        )  # the answer to the last try may have been lost
+    if batch.failures > 0:  # the answer to the last try may have been lost
+        await enquiry.recall_uploads(context, account)
 
     there = account.uploads.get(name)
 
@@ -204,14 +205,16 @@ async def upload(context: Context, batch: Batch) -> Outcome:
 async def _sent(context: Context, account: Account, batch: Batch, name: str) -> Outcome:
     path = context.spool.requests_file(batch.job, batch.id)
 
+    if await anyio.to_thread.run_sync(planning.content_hash, path) != batch.sha256:
+        raise SpoolError(f"{path} was changed since it was planned; nothing of it is submitted")
+
     try:
         return Uploaded(file=(await account.provider.upload(path, name)).id)
     except NotFound as error:
         message = f"{account.settings.base_url} takes no files: {error}; check base_url"
         raise Blocked(message, status=error.status) from error
     except Refused as error:
-        code = "too_large" if error.status == 413 else error.code  # noqa: PLR2004 - HTTP
-        return _turned(code, error.message)
+        return _turned(error.code, error.message)
 
 
 async def intend(context: Context, batch: Batch) -> Outcome:
@@ -257,7 +260,7 @@ def _declined(account: Account, error: Refused) -> Outcome:
     if enquiry.is_about_a_file(error):
         return Gone(reason=error.message)
 
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound) and not enquiry.is_about_a_model(error):
         message = f"{account.settings.base_url} knows no batches: {error}; check base_url"
         raise Blocked(message, status=error.status) from error
 
@@ -452,7 +455,6 @@ async def settle(context: Context, batch: Batch) -> Outcome:
 async def deliver(context: Context, job: Job) -> Outcome:
     """Put results, errors and summary into `outbox/`, and then the original into `done/`."""
     batches = await context.store.batches_of(job.id)
-    taken = await _taken(context, job)
 
     return await anyio.to_thread.run_sync(
         partial(
@@ -460,7 +462,7 @@ async def deliver(context: Context, job: Job) -> Outcome:
             context.spool,
             job,
             batches=batches,
-            taken=taken,
+            taken=context.taken,
             now=context.clock.now(),
         )
     )
@@ -489,19 +491,21 @@ async def _delete_files(account: Account, batches: Sequence[Batch]) -> None:
         if file is not None
     }
 
+    failed: ProviderError | None = None
+
     for file in sorted(files):
         try:
             await account.provider.delete_file(file)
         except Refused as error:
             _log.warning("file.undeleted", file=file, reason=error.message)
+        except ProviderError as error:
+            failed = error
+
+    if failed is not None:
+        raise failed
 
 
 # What stages have in common.
-
-
-async def _taken(context: Context, job: Job) -> set[bytes]:
-    """Return the stems that other jobs have reserved."""
-    return {other.stem for other in await context.store.live_jobs() if other.id != job.id}
 
 
 def _turned(code: str | None, message: str) -> Turned:
@@ -558,19 +562,20 @@ EVERY = 1_000_000
 """The group size of a stage that takes all rows of its status at once."""
 
 STAGES: dict[Status, Stage] = {
-    JobStatus.DELIVERED: _single(tidy, Lane.CONTROL),
-    JobStatus.SETTLED: _single(deliver, Lane.DISK),
+    JobStatus.CLAIMED: _single(plan, Lane.DISK),
     BatchStatus.DOWNLOADED: _single(settle, Lane.DISK),
+    JobStatus.SETTLED: _single(deliver, Lane.DISK),
+    JobStatus.UNUSABLE: _single(reject, Lane.DISK),
     BatchStatus.ENDED: _single(download, Lane.TRANSFER),
-    BatchStatus.CREATED: Stage(run=poll, name="poll", lane=Lane.POLL, group=EVERY),
+    BatchStatus.PLANNED: _single(upload, Lane.TRANSFER, needs_recall=True),
+    ProviderStatus.RECALLING: _single(recall, Lane.CONTROL),
     BatchStatus.UNCLEAR: Stage(
         run=look_up, name="look_up", lane=Lane.CONTROL, group=100, needs_recall=True
     ),
     BatchStatus.CREATING: _single(create, Lane.CONTROL, needs_recall=True),
     BatchStatus.UPLOADED: _single(intend, Lane.CONTROL, needs_recall=True),
-    BatchStatus.PLANNED: _single(upload, Lane.TRANSFER, needs_recall=True),
-    ProviderStatus.RECALLING: _single(recall, Lane.CONTROL),
-    JobStatus.UNUSABLE: _single(reject, Lane.DISK),
-    JobStatus.CLAIMED: _single(plan, Lane.DISK),
+    JobStatus.DELIVERED: _single(tidy, Lane.CONTROL),
+    BatchStatus.CREATED: Stage(run=poll, name="poll", lane=Lane.POLL, group=EVERY),
 }
-"""The stage of every status that can be due; the furthest along come first in their lane."""
+"""The stage of every status that can be due. In each lane what comes first goes first: on disk what
+leads to a submission, at the provider what was begun."""

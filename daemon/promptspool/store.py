@@ -81,6 +81,7 @@ SCHEMA = (
     ) STRICT;
 
     CREATE INDEX jobs_due ON jobs (status, due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX jobs_deadline ON jobs (due_at) WHERE due_at IS NOT NULL;
     CREATE INDEX jobs_live ON jobs (status) WHERE status NOT IN ('done', 'rejected');
     CREATE INDEX jobs_content ON jobs (sha256) WHERE sha256 IS NOT NULL;
 
@@ -103,6 +104,7 @@ SCHEMA = (
         sha256 TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         waits INTEGER NOT NULL,
+        reuploads INTEGER NOT NULL,
         halvings INTEGER NOT NULL,
         give_up_at REAL NOT NULL,
         input_file TEXT,
@@ -144,6 +146,8 @@ SCHEMA = (
     """,
 )
 """Numbered migrations: entry n takes a database from `user_version` n to n + 1."""
+
+_WAY_OUT = "move state/promptspool.db away: it is rebuilt from the spool and the provider"
 
 _TABLES: dict[type[Row], str] = {Job: "jobs", Batch: "batches", ProviderState: "providers"}
 
@@ -200,12 +204,18 @@ class Store:
     ) -> list[Row]:
         """Return rows of *status* whose time has come, the longest due first.
 
-        *provider* narrows batches to one; it is None for everything else.
+        *provider* narrows batches to one; it is None for everything else. Jobs to be tidied are
+        left out while their provider is paused.
         """
         due = "status = ? AND due_at <= ? ORDER BY due_at LIMIT ?"
         parameters = (status.value, now, limit)
 
         match status:
+            case JobStatus.DELIVERED:
+                paused = "SELECT id FROM providers WHERE paused_until > ?"
+                clause = f"WHERE coalesce(provider, '') NOT IN ({paused}) AND {due}"
+
+                return [*await self._rows(Job, clause, (now, *parameters))]
             case JobStatus():
                 return [*await self._rows(Job, f"WHERE {due}", parameters)]
             case ProviderStatus():
@@ -221,9 +231,7 @@ class Store:
         """Return the earliest deadline after *now* of any row or pause, None if there is none."""
         deadlines = await self._fetch(
             """
-            SELECT (SELECT min(due_at) FROM jobs
-                    WHERE status IN ('claimed', 'settled', 'delivered', 'unusable')
-                    AND due_at > :now),
+            SELECT (SELECT min(due_at) FROM jobs WHERE due_at > :now),
                    (SELECT min(due_at) FROM batches WHERE due_at > :now),
                    (SELECT min(due_at) FROM providers WHERE due_at > :now),
                    (SELECT min(paused_until) FROM providers WHERE paused_until > :now)
@@ -383,10 +391,7 @@ async def opened(path: Path) -> AsyncIterator[Store]:
         try:
             await _prepare(connection)
         except sqlite3.Error as error:
-            message = (
-                f"{path}: the database cannot be used: {error}; if it is damaged, move it away: "
-                f"it is rebuilt from the spool and the provider"
-            )
+            message = f"{path}: the database cannot be used: {error}; if it is damaged, {_WAY_OUT}"
             raise SpoolError(message) from error
 
         yield Store(connection)
@@ -419,6 +424,9 @@ def _translated() -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
         raise Bug(f"the database was asked for what it must not do: {error}") from error
     except sqlite3.Error as error:
+        if "malformed" in str(error) or "not a database" in str(error):
+            raise SpoolError(f"the database is damaged ({error}); {_WAY_OUT}") from error
+
         raise StoreError(f"the database refuses: {error}") from error
 
 

@@ -71,6 +71,17 @@ class RowFault(msgspec.Struct, kw_only=True, frozen=True):
     message: str
 
 
+class Rejection(msgspec.Struct, kw_only=True, frozen=True):
+    """Why no request was made of a file, for the person who dropped it."""
+
+    file: str
+    code: str
+    reason: str
+    faults: list[dict[str, int | str]] = []
+    """The first rows that are at fault: `line`, `code`, `message`."""
+    fault_count: int = 0
+
+
 class PlannedRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """One row of the dropped file."""
 
@@ -92,6 +103,7 @@ class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
     sha256: str
     attempt: int = 0
     waits: int = 0
+    reuploads: int = 0
     halvings: int = 0
     delay_s: float = 0.0
     """How long it waits before it is submitted."""

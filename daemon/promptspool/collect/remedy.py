@@ -113,7 +113,7 @@ def remedy(batch: Batch, faults: Sequence[BatchFault]) -> Remedy:
     if named_lines(batch, faults):
         return Remedy.EXCISE
 
-    if batch.waits < MAX_FILE_WAITS and (codes & _FILE_CODES or _says(_FILE, faults)):
+    if batch.reuploads < MAX_FILE_WAITS and (codes & _FILE_CODES or _says(_FILE, faults)):
         return Remedy.UPLOAD_AGAIN
 
     if codes & _CERTAIN_CODES or batch.requests == 1 or batch.halvings >= MAX_HALVINGS:

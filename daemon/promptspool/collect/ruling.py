@@ -6,8 +6,8 @@ Raises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, assert_never
 
 from promptspool.collect.remedy import NO_REASON, Remedy, faults_of, named_lines, remedy
 from promptspool.collect.verdict import Verdict
@@ -39,6 +39,7 @@ class Heir:
 
     attempt: int
     waits: int
+    reuploads: int
     halvings: int
     delay_s: float
     input_file: str | None = None
@@ -94,12 +95,15 @@ def refused(batch: Batch, now: float) -> Ruling:
     match cure:
         case Remedy.WAIT:
             delay_s = _backoff(ROOM_DELAY_S, batch.waits)
-            ruling = _whole(batch, delay_s=delay_s, file=batch.input_file)
+            heir = _heir(batch, waits=batch.waits + 1, delay_s=delay_s, input_file=batch.input_file)
+            ruling = Ruling(places=_all(batch, FIRST), heirs={FIRST: heir})
         case Remedy.WAIT_IN_HALVES:
             delay_s = _backoff(ROOM_DELAY_S, batch.waits)
             ruling = _halves(batch, _heir(batch, waits=batch.waits + 1, delay_s=delay_s))
         case Remedy.UPLOAD_AGAIN:
-            ruling = _whole(batch, delay_s=_backoff(FILE_DELAY_S, batch.waits), file=None)
+            delay_s = _backoff(FILE_DELAY_S, batch.reuploads)
+            heir = _heir(batch, reuploads=batch.reuploads + 1, delay_s=delay_s)
+            ruling = Ruling(places=_all(batch, FIRST), heirs={FIRST: heir})
         case Remedy.EXCISE:
             places = _all(batch, FIRST)
 
@@ -152,7 +156,7 @@ def collected(
     return Ruling(
         places=verdicts.translate(table),
         heirs={
-            FIRST: Heir(attempt=batch.attempt + 1, waits=0, halvings=0, delay_s=retry_s),
+            FIRST: _heir(batch, attempt=batch.attempt + 1, waits=0, halvings=0, delay_s=retry_s),
             SECOND: _heir(batch, waits=batch.waits + 1, delay_s=pause_s),
         },
         otherwise=_too_old([]) if is_over else _MISSING,
@@ -173,12 +177,6 @@ def _given_up(batch: Batch, cure: Remedy, faults: Sequence[BatchFault]) -> Rulin
     )
 
 
-def _whole(batch: Batch, *, delay_s: float, file: str | None) -> Ruling:
-    heir = _heir(batch, waits=batch.waits + 1, delay_s=delay_s, file=file)
-
-    return Ruling(places=_all(batch, FIRST), heirs={FIRST: heir})
-
-
 def _halves(batch: Batch, heir: Heir) -> Ruling:
     half = (batch.requests + 1) // 2
     places = bytearray([FIRST]) * half + bytearray([SECOND]) * (batch.requests - half)
@@ -190,22 +188,17 @@ def _all(batch: Batch, place: int) -> bytearray:
     return bytearray([place]) * batch.requests
 
 
-def _heir(
-    batch: Batch,
-    *,
-    waits: int | None = None,
-    halvings: int | None = None,
-    delay_s: float = 0.0,
-    file: str | None = None,
-) -> Heir:
-    """Return a successor that was asked no more often than its parent."""
-    return Heir(
+def _heir(batch: Batch, **changes: Any) -> Heir:
+    """Return a successor like its parent, but for *changes*; it needs an upload of its own."""
+    heir = Heir(
         attempt=batch.attempt,
-        waits=batch.waits if waits is None else waits,
-        halvings=batch.halvings if halvings is None else halvings,
-        delay_s=delay_s,
-        input_file=file,
+        waits=batch.waits,
+        reuploads=batch.reuploads,
+        halvings=batch.halvings,
+        delay_s=0.0,
     )
+
+    return replace(heir, **changes)
 
 
 def _backoff(first_s: float, count: int) -> float:

@@ -208,6 +208,7 @@ def _successor(  # noqa: PLR0913, PLR0917 (the fields of the one thing it makes)
         sha256=sha256,
         attempt=heir.attempt,
         waits=heir.waits,
+        reuploads=heir.reuploads,
         halvings=heir.halvings,
         delay_s=heir.delay_s,
         input_file=heir.input_file,

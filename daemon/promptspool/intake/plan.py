@@ -21,7 +21,7 @@ from promptspool.intake.readers import Columns, Reader, reader_of
 from promptspool.intake.render import Renderer
 from promptspool.intake.split import Limits, Splitter
 from promptspool.spool import sync_file, sync_folder, write_durably
-from promptspool.wire import Manifest, PlannedRow, RowFault, wire_id
+from promptspool.wire import Manifest, PlannedRow, Rejection, RowFault, wire_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,10 +196,11 @@ def _write_rejection(folder: Path, source: str, error: BadInput, faults: _Faults
         faults = _Faults()
         faults.add(error.line, RowFault(code=error.code, message=error.reason))
 
-    rejection = {
-        "file": source,
-        "reason": error.reason,
-        "faults": faults.kept,
-        "fault_count": faults.count,
-    }
-    write_durably(folder / "rejection.json", msgspec.json.encode(rejection))
+    rejection = Rejection(
+        file=source,
+        code=error.code,
+        reason=error.reason,
+        faults=faults.kept,
+        fault_count=faults.count,
+    )
+    write_durably(folder / "rejection.json", msgspec.json.format(msgspec.json.encode(rejection)))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 AnyRow = TypeVar("AnyRow", Job, Batch, ProviderState)
 
+MAX_CRASHES = 10
+"""A stage that crashes so often in a row crashes always: its row is set aside."""
+
 JITTER = 0.1
 """Deadlines are spread by this share either way, so that an outage does not end in a stampede."""
 
@@ -68,7 +71,9 @@ def illegal(row: Row, outcome: Outcome) -> IllegalTransition:
 
 def postponed(row: AnyRow, failure: Failed, now: float, rules: Rules) -> AnyRow:
     """Return *row* in the same status, due again later; a broken rule sets it aside."""
-    if failure.trouble is Trouble.BUG:
+    is_hopeless = failure.trouble is Trouble.CRASH and row.failures >= MAX_CRASHES
+
+    if failure.trouble is Trouble.BUG or is_hopeless:
         return replace(row, due_at=None, why=f"set aside: {failure.reason}")
 
     delay = rules.retry.delay(row.failures, key=row.id)

@@ -131,7 +131,7 @@ def _failed_batch(batch: Batch, failure: Failed, now: float, rules: Rules) -> Ba
 def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
     """Ask again while it can be a race after a good upload; upload anew when it cannot."""
     if batch.uploaded_at is not None and now - batch.uploaded_at < RACE_S:
-        failure = Failed(reason=reason, trouble=Trouble.ITEM)
+        failure = Failed(reason=reason, trouble=Trouble.ROW)
 
         return postponed(batch, failure, now, rules)
 
@@ -140,7 +140,7 @@ def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
         status=BatchStatus.PLANNED,
         input_file=None,
         uploaded_at=None,
-        looks=batch.looks + 1,
+        reuploads=batch.reuploads + 1,
         due_at=now + rules.retry.delay(batch.failures, key=batch.id),
         failures=batch.failures + 1,
         why=reason,
@@ -182,7 +182,9 @@ def _created(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Bat
         why=None,
     )
 
-    return _scheduled(_seen(created, remote), now, rules)
+    seen = _seen(created, remote)
+
+    return replace(seen, due_at=now) if remote.status.is_terminal else _scheduled(seen, now, rules)
 
 
 def _ended_without(batch: Batch, status: RemoteStatus, now: float, *, faults: str | None) -> Batch:
@@ -210,7 +212,7 @@ def _polled(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batc
         missed=0,
         missed_at=None,
         failures=0,
-        why=None,
+        why=None if remote.status is not RemoteStatus.UNKNOWN else unknown_status(remote),
     )
 
     if counted.remote_status is None or not counted.remote_status.is_terminal:
@@ -223,6 +225,11 @@ def _polled(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batc
         looks=0,
         due_at=now,
     )
+
+
+def unknown_status(remote: RemoteBatch) -> str:
+    """Say that a provider used a word that we do not know."""
+    return f"the provider says {remote.raw_status!r}, a status that nobody here knows"
 
 
 def _seen(batch: Batch, remote: RemoteBatch) -> Batch:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from promptspool.policy.backoff import Rules
 
 OUTAGE_STRIKES = 3
-"""So many different items have to meet an outage before the provider is paused for all."""
+"""So many different rows have to meet an outage before the provider is paused for all."""
 
 BLOCKED_FIRST_S = 30.0
 BLOCKED_CAP_S = 600.0
@@ -40,6 +40,10 @@ def decide_recall(
 ) -> ProviderState:
     """Return what *state* becomes after a recall, or at a start."""
     match state.status, outcome:
+        case _, Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
+            paused = _refused_or_throttled(state, outcome, now, rules)
+
+            return replace(paused, failures=state.failures + 1, due_at=paused.paused_until)
         case _, Failed():
             return postponed(state, outcome, now, rules)
         case _, Booted(sweeps=sweeps):
@@ -53,32 +57,28 @@ def decide_recall(
         case ProviderStatus.RECALLING, Recalled() if state.sweeps > 1:
             due_at = now + rules.grace(state.id)
 
-            return replace(state, sweeps=state.sweeps - 1, failures=0, due_at=due_at)
+            return replace(_resumed(state), sweeps=state.sweeps - 1, failures=0, due_at=due_at)
         case ProviderStatus.RECALLING, Recalled():
-            return replace(
-                state, status=ProviderStatus.READY, sweeps=0, failures=0, due_at=None, why=None
-            )
+            ready = replace(_resumed(state), status=ProviderStatus.READY, sweeps=0)
+
+            return replace(ready, failures=0, due_at=None, why=None)
         case _:
             raise illegal(state, outcome)
 
 
 def decide_provider(
-    state: ProviderState, item: str, outcome: Outcome, now: float, rules: Rules
+    state: ProviderState, row: str, outcome: Outcome, now: float, rules: Rules
 ) -> ProviderState:
-    """Return what *outcome* of *item* says about the provider; the same object if nothing new.
+    """Return what *outcome* of *row* says about the provider; the same object if nothing new.
 
-    A rate limit or a refused account pauses it at once, an outage when several different items met
+    A rate limit or a refused account pauses it at once, an outage when several different rows met
     it; anything that came of a real answer ends the pause.
     """
     match outcome:
-        case Failed(trouble=Trouble.THROTTLED):
-            return _paused(state, outcome, now, rules.retry)
-        case Failed(trouble=Trouble.BLOCKED):
-            backoff = Backoff(first_s=BLOCKED_FIRST_S, factor=2.0, cap_s=BLOCKED_CAP_S)
-
-            return _paused(state, outcome, now, backoff)
+        case Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
+            return _refused_or_throttled(state, outcome, now, rules)
         case Failed(trouble=Trouble.OUTAGE):
-            return _struck(state, item, outcome, now, rules)
+            return _struck(state, row, outcome, now, rules)
         case (
             Uploaded()
             | Created()
@@ -89,11 +89,22 @@ def decide_provider(
             | NotListed()
             | Downloaded()
             | Tidied()
-            | Recalled()
         ):
             return _resumed(state)
         case _:
             return state
+
+
+def _refused_or_throttled(
+    state: ProviderState, failure: Failed, now: float, rules: Rules
+) -> ProviderState:
+    if failure.trouble is Trouble.THROTTLED:
+        return _paused(state, failure, now, rules.retry)
+
+    backoff = Backoff(first_s=BLOCKED_FIRST_S, factor=2.0, cap_s=BLOCKED_CAP_S)
+    is_news = state.why != failure.reason
+
+    return _paused(replace(state, pauses=0) if is_news else state, failure, now, backoff)
 
 
 def _paused(state: ProviderState, failure: Failed, now: float, backoff: Backoff) -> ProviderState:
@@ -106,7 +117,6 @@ def _paused(state: ProviderState, failure: Failed, now: float, backoff: Backoff)
 
     return replace(
         state,
-        version=state.version + 1,
         pauses=count + 1,
         paused_until=max(now + delay, state.paused_until or 0.0),
         paused_at=state.paused_at if state.paused_at is not None else now,
@@ -115,21 +125,21 @@ def _paused(state: ProviderState, failure: Failed, now: float, backoff: Backoff)
 
 
 def _struck(
-    state: ProviderState, item: str, failure: Failed, now: float, rules: Rules
+    state: ProviderState, row: str, failure: Failed, now: float, rules: Rules
 ) -> ProviderState:
-    """Count an outage once an item; one item alone may be at fault itself."""
-    items = state.struck.split()
+    """Count an outage once a row; one row alone may be at fault itself."""
+    rows = state.struck.split()
 
-    if state.pauses == 0 and item in items:
+    if state.pauses == 0 and row in rows:
         return state
 
-    struck = [*items, item][:OUTAGE_STRIKES]
-    after = replace(state, version=state.version + 1, struck=" ".join(struck))
+    struck = [*rows, row][:OUTAGE_STRIKES]
+    after = replace(state, struck=" ".join(struck))
 
     if state.pauses == 0 and len(struck) < OUTAGE_STRIKES:
         return after
 
-    return replace(_paused(after, failure, now, rules.retry), version=state.version + 1)
+    return _paused(after, failure, now, rules.retry)
 
 
 def _resumed(state: ProviderState) -> ProviderState:
@@ -138,7 +148,6 @@ def _resumed(state: ProviderState) -> ProviderState:
 
     return replace(
         state,
-        version=state.version + 1,
         struck="",
         pauses=0,
         paused_until=None,

@@ -23,6 +23,7 @@ from promptspool.errors import (
     Unavailable,
     Unsent,
 )
+from promptspool.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -38,6 +39,9 @@ MAX_SHOWN = 500
 
 TRANSIENT = frozenset({408, 409, 425, 429})
 """Client errors that say nothing about the request (OpenAI SDK 3.52, `_should_retry`)."""
+
+TOO_LARGE = "too_large"
+"""Our code of a 413, whatever its body says: the way out is to send less at once."""
 
 BILLING_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
@@ -68,7 +72,7 @@ class Http:
             base_url=base_url,
             timeout=timeout,
             follow_redirects=False,
-            trust_env=not is_loopback(base_url),
+            trust_env=not is_loopback(httpx.URL(base_url).host),  # no proxy leads to this machine
             headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
         )
 
@@ -134,11 +138,6 @@ class Http:
         return bytes(body[:limit])
 
 
-def is_loopback(base_url: str) -> bool:
-    """Tell whether an address is on this machine, where no proxy leads to."""
-    return httpx.URL(base_url).host in ("localhost", "127.0.0.1", "::1")
-
-
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what httpx raises into ours."""
@@ -166,6 +165,10 @@ def problem(status: int, headers: Mapping[str, str], body: bytes) -> ProviderErr
     code = _text(error, "code") or _text(error, "type")
     words = _text(error, "message") or _shown(body) or "no reason given"
     kind = _kind(status, code)
+
+    if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        code = TOO_LARGE
+
     is_answer = bool(error) or status in (401, 403, 413)
 
     if issubclass(kind, Refused) and not is_answer:

@@ -19,7 +19,7 @@ from promptspool.settings.sections import (
     Settings,
     SpoolSettings,
 )
-from promptspool.settings.values import Duration, Size
+from promptspool.settings.values import Duration, Size, is_loopback
 
 __all__ = [
     "FILE_NAME",
@@ -35,5 +35,6 @@ __all__ = [
     "SpoolSettings",
     "api_key",
     "example_config",
+    "is_loopback",
     "load",
 ]

@@ -196,7 +196,7 @@ def _config_error(error: ValidationError, path: Path, environ: Mapping[str, str]
         return ConfigError(key, f"{reason} ({path})")
 
     lines = "\n".join(f"{key}: {reason}" if key else reason for key, reason in faults).splitlines()
-    return ConfigError(str(path), "\n  ".join([f"{len(lines)} problems", *lines]))
+    return ConfigError(str(path), "\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
 def _fault(details: ErrorDetails, environ: Mapping[str, str]) -> tuple[str, str]:

@@ -53,13 +53,14 @@ def _base_url(value: str) -> str:
     if not parts.hostname or parts.port == 0 or parts.scheme not in {"https", "http"}:
         raise ValueError('write an address such as "https://api.openai.com/v1"')
 
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("write https://; http:// is allowed to this machine only, or keys leak")
 
     return value.rstrip("/")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
 
