@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from promptspool.model import Batch
 
 MAX_DELAY_S = 3600.0
-"""No successor waits longer: room comes back within a day, and nobody says when."""
+"""No successor waits much longer: room comes back within a day, and nobody says when."""
 
 ROOM_DELAY_S = 60.0
 FILE_DELAY_S = 20.0
