@@ -47,26 +47,7 @@ def deliver(
     """
     folder = spool.folder(job.id)
     stem = _free_stem(spool, job, partial(_delivered, spool, folder), taken)
-    summary = folder / "summary.json"
-
-    if not summary.exists():
-        manifest = read_manifest(folder)
-        tally = collect.compile_answers(
-            folder=folder, job=job.id, source=job.shown, batches=batches
-        )
-        write_durably(
-            summary,
-            collect.summary(
-                job=job,
-                manifest=manifest,
-                batches=batches,
-                tally=tally,
-                folder=folder,
-                stem=shown(stem),
-                delivered_at=now,
-            ),
-        )
-
+    _make_products(folder, job, shown(stem), batches, now)
     make_folders((spool.outbox / os.fsdecode(stem)).parent, below=spool.outbox)
 
     for name in ("results.jsonl", "errors.jsonl", "summary.json"):
@@ -76,9 +57,30 @@ def deliver(
     done = spool.done / os.fsdecode(stem)
     make_folders(done.parent, below=spool.done)
     _retire(folder / "original", done)
-    counts = msgspec.json.decode(summary.read_bytes())["counts"]
+    counts = msgspec.json.decode((folder / "summary.json").read_bytes())["counts"]
 
     return Delivered(stem=stem, results=counts["results"], errors=counts["errors"])
+
+
+def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], now: float) -> None:
+    """Put results and errors together and sum them up; a summary that is there says it is done."""
+    summary = folder / "summary.json"
+
+    if summary.exists():
+        return
+
+    manifest = read_manifest(folder)
+    tally = collect.compile_answers(folder=folder, job=job.id, source=job.shown, batches=batches)
+    text = collect.summary(
+        job=job,
+        manifest=manifest,
+        batches=batches,
+        tally=tally,
+        folder=folder,
+        stem=stem,
+        delivered_at=now,
+    )
+    write_durably(summary, text)
 
 
 def _free_stem(

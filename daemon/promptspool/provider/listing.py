@@ -62,15 +62,11 @@ async def sweep(
         is_sorted = is_sorted and _runs_back(result.batches[-len(page.batches) - 1 :])
         last = page.batches[-1].id if page.batches else None
 
-        if not page.has_more or last is None or last in passed:  # some lists go round
-            result.complete = True
-            break
+        is_over = not page.has_more or last is None or last in passed  # some lists go round
+        limit = back_to + offset - SKEW_S
+        result.complete = is_over or (is_sorted and _is_older(page.batches, limit))
 
-        if is_sorted and _is_older(page.batches, back_to + offset - SKEW_S):
-            result.complete = True
-            break
-
-        if wanted and not missing:
+        if result.complete or (wanted and not missing):
             break
 
         passed.add(last)
