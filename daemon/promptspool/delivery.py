@@ -71,7 +71,7 @@ def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], 
 
     manifest = read_manifest(folder)
     tally = collect.compile_answers(folder=folder, job=job.id, source=job.shown, batches=batches)
-    text = collect.summary(
+    content = collect.summarise(
         job=job,
         manifest=manifest,
         batches=batches,
@@ -80,7 +80,7 @@ def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], 
         stem=stem,
         delivered_at=now,
     )
-    write_durably(summary, text)
+    write_durably(summary, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
 
 
 def _free_stem(

@@ -1,13 +1,13 @@
 """Collect: what the provider answered becomes verdicts, successors and what is delivered.
 
-`settle` closes one batch, `compile_answers` and `summary` make the products of a job. The pure
+`settle` closes one batch, `compile_answers` and `summarise` make the products of a job. The pure
 parts are `verdict` (what one line means) and `remedy` (what to do about a refused batch). Raises
 `Bug` when a request is lost or counted twice, and lets `OSError` through (environment).
 """
 
 from promptspool.collect.answers import user_lines
 from promptspool.collect.products import Tally, compile_answers
-from promptspool.collect.report import complaints, summarise, summary
+from promptspool.collect.report import complaints, summarise
 from promptspool.collect.settlement import settle
 
-__all__ = ["Tally", "compile_answers", "complaints", "settle", "summarise", "summary", "user_lines"]
+__all__ = ["Tally", "compile_answers", "complaints", "settle", "summarise", "user_lines"]

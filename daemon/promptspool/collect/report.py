@@ -8,8 +8,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from promptspool.collect.answers import user_lines
 from promptspool.collect.remedy import faults_of
 from promptspool.pricing import PRICES_AS_OF, Tokens, cost
@@ -28,30 +26,6 @@ MAX_FAULTS = 20
 
 _USD_DIGITS = 6
 """Decimals of a dollar: a single request costs thousandths of a cent."""
-
-
-def summary(  # noqa: PLR0913 (one keyword for each thing it tells of)
-    *,
-    job: Job,
-    manifest: Manifest,
-    batches: Sequence[Batch],
-    tally: Tally,
-    folder: Path,
-    stem: str,
-    delivered_at: float,
-) -> bytes:
-    """Return `summary.json`: indented JSON, UTF-8, with a final newline."""
-    content = summarise(
-        job=job,
-        manifest=manifest,
-        batches=batches,
-        tally=tally,
-        folder=folder,
-        stem=stem,
-        delivered_at=delivered_at,
-    )
-
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
 
 def summarise(  # noqa: PLR0913 (one keyword for each thing it tells of)

@@ -63,8 +63,8 @@ async def sweep(
         last = page.batches[-1].id if page.batches else None
 
         is_over = not page.has_more or last is None or last in passed  # some lists go round
-        limit = back_to + offset - SKEW_S
-        result.complete = is_over or (is_sorted and _is_older(page.batches, limit))
+        is_far = is_sorted and _is_older(page.batches, back_to + offset - SKEW_S)
+        result.complete = is_over or is_far
 
         if result.complete or (wanted and not missing):
             break
@@ -85,6 +85,6 @@ def _runs_back(batches: Sequence[RemoteBatch]) -> bool:
 
 
 def _is_older(batches: Sequence[RemoteBatch], limit: float) -> bool:
-    last = batches[-1].created_at
+    last = batches[-1].created_at if batches else None
 
     return last is not None and last < limit
