@@ -51,15 +51,24 @@ class StoreError(PromptspoolError):
 class BadInput(PromptspoolError):
     """A dropped file, or one row of it, cannot be used.
 
-    *line* counts from 1 and is None when the whole file is meant. *code* is a word for machines.
+    *line* counts from 1 and is None when the whole file is meant. *key* is the column or key that
+    is at fault, None when there is no single one. *code* is a word for machines.
     """
 
-    def __init__(self, reason: str, *, code: str = "invalid_row", line: int | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str = "invalid_row",
+        line: int | None = None,
+        key: str | None = None,
+    ) -> None:
         """Say what was found and what to write instead."""
         super().__init__(reason)
         self.reason = reason
         self.code = code
         self.line = line
+        self.key = key
 
 
 class ProviderError(PromptspoolError):

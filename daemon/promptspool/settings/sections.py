@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from promptspool.settings.values import (
     BaseUrl,
     Duration,
+    Encoding,
     EnvName,
     Factor,
     LaneWidth,
@@ -105,9 +106,27 @@ class ProfileSettings(_Section):
     prompt: Template | None = None
     id: Template | None = None
     params: dict[str, Any] = Field(default_factory=dict)
+    response_schema: dict[str, Any] | None = None
+    """The schema itself; the configuration names a file, which `load` puts in its place."""
+    images: tuple[str, ...] = ("image", "image_url")
+    files: Path | None = None
+    split: Literal["line", "paragraph", "file"] | None = None
+    sheet: str | None = None
+    encoding: Encoding | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    answers: tuple[Literal["jsonl", "table", "text", "npy", "parquet"], ...] = ("jsonl", "table")
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     on_bad_row: Literal["errors", "reject"] = "errors"
+    on_duplicate_id: Literal["reject", "errors", "number"] = "reject"
     on_same_content: Literal["run", "skip"] = "run"
+
+
+class IntakeSettings(_Section):
+    """How much may come out of a compressed file."""
+
+    max_expanded: Size = 20_000_000_000
+    max_ratio: Annotated[int, Field(ge=1)] = 200
 
 
 class LogSettings(_Section):
@@ -132,6 +151,7 @@ class Settings(BaseSettings):
     polling: PollingSettings = PollingSettings()
     retry: RetrySettings = RetrySettings()
     lanes: LaneSettings = LaneSettings()
+    intake: IntakeSettings = IntakeSettings()
     profiles: dict[ProfileName, ProfileSettings] = Field(default_factory=dict)
     log: LogSettings = LogSettings()
     _source: Path | None = PrivateAttr(default=None)

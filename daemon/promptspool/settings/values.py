@@ -5,6 +5,7 @@ The messages say what to write instead; none repeats a value that could be a key
 
 from __future__ import annotations
 
+import codecs
 import ipaddress
 import re
 from typing import Annotated
@@ -86,6 +87,14 @@ def _env_name(value: str) -> str:
     return value
 
 
+def _encoding(value: str) -> str:
+    try:
+        b"".decode(value)  # which refuses codecs that make no text, like base64
+        return codecs.lookup(value).name
+    except LookupError:
+        raise ValueError('write an encoding such as "utf-8", "cp1252" or "utf-16"') from None
+
+
 Duration = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
 """Seconds; written as "200ms", "10s", "2m", "24h", "7d" or a bare number of seconds."""
 
@@ -93,6 +102,7 @@ Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 """Bytes; written as "64KB", "190MB", "1GB" (decimal) or a bare number of bytes."""
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
+Encoding = Annotated[str, AfterValidator(_encoding)]
 Template = Annotated[str, AfterValidator(_template)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
