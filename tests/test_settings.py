@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,7 +13,13 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from promptspool import settings
 from promptspool.errors import ConfigError
-from promptspool.settings import Duration, ProviderSettings, Settings, Size
+from promptspool.settings import (
+    Duration,
+    ProfileSettings,
+    ProviderSettings,
+    Settings,
+    Size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "polling": settings.PollingSettings,
     "retry": settings.RetrySettings,
     "lanes": settings.LaneSettings,
+    "intake": settings.IntakeSettings,
     "profiles": settings.ProfileSettings,
     "log": settings.LogSettings,
 }
@@ -97,9 +105,11 @@ def test_example_shows_the_defaults(load: Callable[..., Settings]) -> None:
     """Removing every comment sign changes nothing but the keys that have no default."""
     text = settings.example_config()
     bare = load(text)
-    without = {"api_key_file", "system", "prompt", "id"}
+    without = {"api_key_file", "system", "prompt", "id", "sheet", "encoding", "delimiter", "files"}
+    without |= {"split"}
+    unset = r"^# (?!extend|response_schema)([a-z_]+ = )"  # these two name what is not there
 
-    full = load(re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE))
+    full = load(re.sub(unset, r"\1", text, flags=re.MULTILINE))
 
     for section in Settings.model_fields:
         old, new = getattr(bare, section), getattr(full, section)
@@ -198,10 +208,17 @@ def test_params_in_the_environment(load: Callable[..., Settings]) -> None:
 def test_every_key_can_be_set_by_the_environment(load: Callable[..., Settings]) -> None:
     """The environment alone can say all that the file can."""
     values = tomllib.loads(
-        re.sub(r"^# ([a-z_]+ = )", r"\1", settings.example_config(), flags=re.MULTILINE)
+        re.sub(
+            r"^# (?!extend|response_schema)([a-z_]+ = )",
+            r"\1",
+            settings.example_config(),
+            flags=re.MULTILINE,
+        )
     )
     environ = {
-        f"PROMPTSPOOL_{section}__{path}".upper(): value if isinstance(value, str) else repr(value)
+        f"PROMPTSPOOL_{section}__{path}".upper(): value
+        if isinstance(value, str)
+        else json.dumps(value)
         for section, table in values.items()
         for path, value in _leaves(table)
     }
@@ -254,6 +271,151 @@ def test_unknown_provider(fault: Callable[..., ConfigError]) -> None:
     error = fault(PROVIDER + '[profiles.x]\nmodel = "m"\nprovider = "y"')
 
     assert "profiles.x.provider: found 'y'; write one of: openai" in str(error)
+
+
+def test_a_profile_extends_another(load: Callable[..., Settings]) -> None:
+    """What a profile does not set it takes from the one that it extends, however far back."""
+    loaded = load(
+        PROVIDER
+        + """
+        [profiles.base]
+        model = "m"
+        system = "Be brief."
+        params = { temperature = 0, n = 1 }
+        [profiles.middle]
+        extend = "base"
+        priority = 5
+        [profiles.top]
+        extend = "middle"
+        system = "Be kind."
+        params = { n = 2 }
+        """
+    )
+
+    assert loaded.profiles["top"].model == "m"
+    assert loaded.profiles["top"].system == "Be kind."
+    assert loaded.profiles["top"].priority == 5
+    assert loaded.profiles["top"].params == {"temperature": 0, "n": 2}
+    assert loaded.profiles["base"].params == {"temperature": 0, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("profiles", "says"),
+    [
+        ('[profiles.x]\nextend = "y"\n[profiles.z]\nmodel = "m"', "found 'y'; write one of: z"),
+        ('[profiles.x]\nextend = "x"', "x extends x"),
+        (
+            '[profiles.x]\nextend = "y"\n[profiles.y]\nextend = "z"\n[profiles.z]\nextend = "x"',
+            "x extends y extends z extends x",
+        ),
+    ],
+)
+def test_nothing_to_extend(fault: Callable[..., ConfigError], profiles: str, says: str) -> None:
+    """A profile extends one that exists, and none extends itself."""
+    error = fault(PROVIDER + profiles)
+
+    assert error.key == "profiles.x.extend"
+    assert says in error.reason
+
+
+def test_a_schema_is_read_with_the_configuration(
+    load: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """A profile names a file seen from the configuration's folder, or holds the schema itself."""
+    (tmp_path / "review.json").write_text('{"type": "object", "properties": {}}')
+
+    loaded = load(
+        PROVIDER
+        + """
+        [profiles.x]
+        model = "m"
+        response_schema = "review.json"
+        [profiles.y]
+        model = "m"
+        response_schema = { type = "object" }
+        """
+    )
+
+    assert loaded.profiles["x"].response_schema == {"type": "object", "properties": {}}
+    assert loaded.profiles["y"].response_schema == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "cannot be read"), ("{", "is no JSON"), ("[]", "no JSON Schema")],
+)
+def test_no_schema(
+    fault: Callable[..., ConfigError], tmp_path: Path, content: str | None, says: str
+) -> None:
+    """A schema that cannot be used is said at the start, with key and file."""
+    if content is not None:
+        (tmp_path / "review.json").write_text(content)
+
+    error = fault(PROVIDER + '[profiles.x]\nmodel = "m"\nresponse_schema = "review.json"')
+
+    assert error.key == "profiles.x.response_schema"
+    assert says in error.reason
+    assert "review.json" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ('response_schema = { type = "object" }\nendpoint = "/v1/embeddings"', "take one"),
+        ('answers = ["npy"]', "only /v1/embeddings makes npy"),
+        ('answers = ["xml"]', "found 'xml'"),
+        ('delimiter = "::"', "found '::'"),
+        ('encoding = "base64"', "write an encoding such as"),
+        ("priority = 101", "found 101"),
+    ],
+)
+def test_what_a_profile_cannot_be(
+    fault: Callable[..., ConfigError], values: str, says: str
+) -> None:
+    """What the endpoint has no place for, or nothing can be done with, is refused at the start."""
+    assert says in fault(PROVIDER + f'[profiles.x]\nmodel = "m"\n{values}').reason
+
+
+def _changed(load: Callable[..., Settings], sidecar: str) -> ProfileSettings:
+    loaded = load(
+        PROVIDER + '[profiles.x]\nmodel = "m"\nfiles = "images"\nparams = { n = 1, top_p = 1 }'
+    )
+    profile = settings.profile_for(loaded, "x", sidecar.encode(), "may.csv.toml")
+    assert profile is not None
+
+    return profile
+
+
+def test_a_sidecar_changes_a_profile(load: Callable[..., Settings], tmp_path: Path) -> None:
+    """A sidecar's keys lie over the profile's, table by table; the rest stays as it was."""
+    profile = _changed(load, 'system = "Be brief."\nparams = { n = 2 }')
+
+    assert profile.system == "Be brief."
+    assert profile.params == {"n": 2, "top_p": 1}
+    assert profile.files == tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "says"),
+    [
+        ("model = ", "not TOML"),
+        ("modle = 'm'", "modle: unknown key; did you mean 'model'?"),
+        ("max_attempts = 0", "max_attempts: found 0"),
+        ("provider = 'elsewhere'", "write one of: openai"),
+        ("files = '/etc'", "files: a sidecar cannot set it"),
+        ("extend = 'y'", "extend: a sidecar cannot set it"),
+        ("response_schema = '/etc/passwd'", "a sidecar cannot name a file"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_followed(
+    load: Callable[..., Settings], sidecar: str, says: str
+) -> None:
+    """A fault in a sidecar names it and the key; a sidecar never names a file to read."""
+    with pytest.raises(ConfigError) as caught:
+        _changed(load, sidecar)
+
+    assert says in str(caught.value)
+    assert "may.csv.toml" in str(caught.value)
 
 
 def test_template_line(fault: Callable[..., ConfigError]) -> None:

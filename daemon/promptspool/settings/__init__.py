@@ -9,7 +9,9 @@ Raises `ConfigError`, which is bad data: a person has to change the file or the 
 
 from promptspool.settings.keys import api_key
 from promptspool.settings.loading import FILE_NAME, example_config, load
+from promptspool.settings.profiles import MAX_SIDECAR_BYTES, profile_for
 from promptspool.settings.sections import (
+    IntakeSettings,
     LaneSettings,
     LogSettings,
     PollingSettings,
@@ -23,7 +25,9 @@ from promptspool.settings.values import Duration, Size, is_loopback
 
 __all__ = [
     "FILE_NAME",
+    "MAX_SIDECAR_BYTES",
     "Duration",
+    "IntakeSettings",
     "LaneSettings",
     "LogSettings",
     "PollingSettings",
@@ -37,4 +41,5 @@ __all__ = [
     "example_config",
     "is_loopback",
     "load",
+    "profile_for",
 ]

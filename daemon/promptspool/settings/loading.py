@@ -5,36 +5,29 @@ Raises `ConfigError`, which is bad data.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from promptspool.errors import ConfigError
-from promptspool.settings.sections import (
-    ENV_DELIMITER,
-    ENV_PREFIX,
-    LaneSettings,
-    LogSettings,
-    PollingSettings,
-    ProfileSettings,
-    ProviderSettings,
-    RetrySettings,
-    Settings,
-    SpoolSettings,
-)
+from promptspool.settings.faults import config_error, known
+from promptspool.settings.layers import laid
+from promptspool.settings.profiles import completed
+from promptspool.settings.sections import ENV_DELIMITER, ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    from collections.abc import Mapping
 
 FILE_NAME = "promptspool.toml"
+_JSON_KEYS = frozenset({"params", "response_schema", "images", "answers"})
+"""Keys of a profile that are JSON in the environment; what is not JSON is a string."""
+
 SYSTEM_FILE = Path("/etc/promptspool/promptspool.toml")
 
 
@@ -53,19 +46,21 @@ def load(
     """
     environ = os.environ if environ is None else environ
     path = _find(config, environ)
-    values = _merge(_read(path), _environment(environ))
+    values = laid(_environment(environ), on=_read(path))
 
     if spool is not None:
-        values = _merge(values, {"spool": {"path": str(spool.absolute())}})
+        values = laid({"spool": {"path": str(spool.absolute())}}, on=values)
 
     for key in values:
         if key.startswith("_"):  # which pydantic-settings would take for options of its own
-            raise ConfigError(key, f"unknown key; {_known(Settings, key)} ({path})")
+            raise ConfigError(key, f"unknown key; {known(Settings, key)} ({path})")
+
+    values = completed(values, path.parent)
 
     try:
         settings = _anchored(Settings(**values), path.parent)
     except ValidationError as error:
-        raise _config_error(error, path, environ) from error
+        raise config_error(error, path, environ) from error
 
     settings._source = path  # noqa: SLF001 (its own class's module)
     return settings
@@ -120,18 +115,22 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, (section, *key) in ours.items():
         # Names without the delimiter are not ours alone: orchestrators set some for a service.
         if key and section not in Settings.model_fields:
-            raise ConfigError(f"${name}", f"unknown section; {_known(Settings, section)}")
+            raise ConfigError(f"${name}", f"unknown section; {known(Settings, section)}")
 
         if not key and section in Settings.model_fields:
             raise ConfigError(f"${name}", f"a section; set its keys, as in {name}__KEY")
 
-    params = {name: path for name, path in ours.items() if path[::2][:2] == ["profiles", "params"]}
+    nested = {
+        name: path
+        for name, path in ours.items()
+        if path[0] == "profiles" and _JSON_KEYS.intersection(path[2:3])
+    }
     source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): environ[name] for name in ours.keys() - params.keys()}
+    source.env_vars = {name.lower(): environ[name] for name in ours.keys() - nested.keys()}
     values: dict[str, Any] = source()
 
-    for name, path in sorted(params.items()):
-        values = _merge(values, _nested(path, _json_or_text(environ[name])))
+    for name, path in sorted(nested.items()):
+        values = laid(_nested(path, _json_or_text(environ[name])), on=values)
 
     return values
 
@@ -148,30 +147,6 @@ def _json_or_text(text: str) -> object:
         return text
 
 
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` on `under`, table by table.
-
-    Names in the environment have no case and no hyphens, so `MY_PROFILE` means `My-Profile`.
-    """
-    merged = dict(under)
-    spelling = {_folded(key): key for key in under}
-
-    for key, value in over.items():
-        name = spelling.get(_folded(key), key)
-        below = merged.get(name)
-        merged[name] = (
-            _merge(below, value)
-            if isinstance(below, Mapping) and isinstance(value, Mapping)
-            else value
-        )
-
-    return merged
-
-
-def _folded(key: str) -> str:
-    return key.casefold().replace("-", "_")
-
-
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make every path of the configuration absolute, seen from the file's folder."""
 
@@ -184,60 +159,13 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         else provider
         for name, provider in settings.providers.items()
     }
-    spool = settings.spool.model_copy(update={"path": anchor(settings.spool.path)})
-    return settings.model_copy(update={"spool": spool, "providers": providers})
-
-
-def _config_error(error: ValidationError, path: Path, environ: Mapping[str, str]) -> ConfigError:
-    faults = [_fault(details, environ) for details in error.errors()]
-
-    if len(faults) == 1 and faults[0][0]:
-        key, reason = faults[0]
-        return ConfigError(key, f"{reason} ({path})")
-
-    lines = "\n".join(f"{key}: {reason}" if key else reason for key, reason in faults).splitlines()
-    return ConfigError(str(path), "\n  ".join([f"{len(lines)} problems:", *lines]))
-
-
-def _fault(details: ErrorDetails, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the dotted key, empty when the message names it, and what to write there."""
-    where = [str(part) for part in details["loc"] if part != "[key]"]
-    key = ".".join(where)
-    message = details["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    env = ENV_PREFIX + ENV_DELIMITER.join(where).upper()
-    origin = f" (from ${env})" if env in environ else ""
-
-    match details["type"]:
-        case "extra_forbidden":
-            reason = f"unknown key; {_known(_section_of(where[:-1]), where[-1])}"
-        case "missing":
-            reason = f"missing; write {where[-1]} = ..."
-        case _ if not where:
-            reason = message
-        case _ if where[-1].startswith(("api_key", "base_url")):
-            # A key pasted into the wrong place must not reach a log.
-            reason = message
-        case _:
-            reason = f"found {details['input']!r:.80}; {message}"
-
-    return key, reason + origin
-
-
-def _section_of(where: list[str]) -> type[BaseModel]:
-    sections: dict[str, type[BaseModel]] = {
-        "spool": SpoolSettings,
-        "providers": ProviderSettings,
-        "polling": PollingSettings,
-        "retry": RetrySettings,
-        "lanes": LaneSettings,
-        "profiles": ProfileSettings,
-        "log": LogSettings,
+    profiles = {
+        name: profile.model_copy(update={"files": anchor(profile.files)})
+        if profile.files is not None
+        else profile
+        for name, profile in settings.profiles.items()
     }
-    return sections.get(where[0], Settings) if where else Settings
-
-
-def _known(section: type[BaseModel], key: str) -> str:
-    names = list(section.model_fields)
-    near = difflib.get_close_matches(key, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    spool = settings.spool.model_copy(update={"path": anchor(settings.spool.path)})
+    return settings.model_copy(
+        update={"spool": spool, "providers": providers, "profiles": profiles}
+    )

@@ -27,6 +27,10 @@ ENV_PREFIX = "PROMPTSPOOL_"
 ENV_DELIMITER = "__"
 
 
+_STRUCTURED = ("/v1/chat/completions", "/v1/responses")
+"""The endpoints of structured outputs."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -93,6 +97,8 @@ class LaneSettings(_Section):
 class ProfileSettings(_Section):
     """How the rows of one inbox folder become requests."""
 
+    extend: str | None = None
+    """The profile that this one was laid over."""
     provider: str = "openai"
     endpoint: Literal[
         "/v1/chat/completions",
@@ -120,6 +126,19 @@ class ProfileSettings(_Section):
     on_bad_row: Literal["errors", "reject"] = "errors"
     on_duplicate_id: Literal["reject", "errors", "number"] = "reject"
     on_same_content: Literal["run", "skip"] = "run"
+
+    @model_validator(mode="after")
+    def _fits_the_endpoint(self) -> Self:
+        """Refuse what the endpoint has no place for."""
+        if self.response_schema is not None and self.endpoint not in _STRUCTURED:
+            raise ValueError(f"response_schema: only {' and '.join(_STRUCTURED)} take one")
+
+        vectors = [answer for answer in self.answers if answer in ("npy", "parquet")]
+
+        if vectors and self.endpoint != "/v1/embeddings":
+            raise ValueError(f"answers: only /v1/embeddings makes {' and '.join(vectors)}")
+
+        return self
 
 
 class IntakeSettings(_Section):

@@ -89,7 +89,7 @@ def _env_name(value: str) -> str:
 
 def _encoding(value: str) -> str:
     try:
-        b"".decode(value)  # which refuses codecs that make no text, like base64
+        b"a".decode(value, "ignore")  # which refuses codecs that make no text, like base64
         return codecs.lookup(value).name
     except LookupError:
         raise ValueError('write an encoding such as "utf-8", "cp1252" or "utf-16"') from None
