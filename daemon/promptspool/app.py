@@ -17,6 +17,7 @@ import anyio
 import structlog
 
 from promptspool import __version__, systemd
+from promptspool.claims import Claims
 from promptspool.clock import Bell, SystemClock
 from promptspool.context import Account, Context
 from promptspool.dispatcher import Dispatcher
@@ -92,7 +93,7 @@ class Daemon:
 
     async def _dispatch(self, context: Context) -> bool:
         bell = Bell()
-        inbox = Inbox(context.spool, self.settings, self.clock, bell, context.taken)
+        inbox = Inbox(Claims(context.spool, self.settings, self.clock, context.taken), bell)
         lanes = self.settings.lanes
         self.dispatcher = Dispatcher(
             context=context,

@@ -53,7 +53,7 @@ async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderSta
     doubted = [(batch, decide(batch, Restarted(), now, rules)) for batch in interrupted]
     await store.write(Change(updated=doubted, at=now))
     live = await store.live_jobs()
-    inbox.taken.update(job.stem for job in live)
+    inbox.claims.taken.update(job.stem for job in live)
     sweeps = 1 if is_clean else SWEEPS_AFTER_A_CRASH
     busy = {job.provider for job in live if job.provider is not None}
     recalled = busy & context.accounts.keys()
@@ -100,7 +100,7 @@ async def _forget_vanished(context: Context, rules: Rules, now: float) -> None:
 async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
     """Give rows to the folders that have none."""
     known = {job.id for job in await context.store.live_jobs()}
-    adopted = await anyio.to_thread.run_sync(inbox.adopted, known)
+    adopted = await anyio.to_thread.run_sync(inbox.claims.adopted, known)
     await context.store.write(Change(added=adopted, at=now))
 
     for job in adopted:

@@ -356,7 +356,7 @@ class Dispatcher:
                 self._providers[after.id] = after
                 self._untried.discard(after.id)
             elif isinstance(after, Job) and after.status in (JobStatus.DONE, JobStatus.REJECTED):
-                self.inbox.taken.discard(after.stem)
+                self.inbox.claims.taken.discard(after.stem)
 
     def _decided(self, stage: Stage, row: Row, outcome: Outcome, now: float) -> Row:
         try:

@@ -1,10 +1,8 @@
-"""The inbox: watch it, wait until a file is whole, claim it by rename.
+"""The inbox: watch it, wait until a file is whole, have it claimed.
 
 Listing the directory is the truth; file events only ring the bell, and a rescan backs them up. A
 file is whole when it looked the same twice, at least `settle_s` apart, and nobody on this machine
-has it open for writing. A claim is one rename into `working/<job id>/`, next to the `claim.json`
-that was put there first; after a crash anywhere in between, `adopted` finds a folder with an
-original, which becomes a job, or one without, which is swept away.
+has it open for writing; so must be the sidecar `NAME.toml` beside it, if there is one.
 
 No name is ever followed: symlinks, devices, sockets and pipes stay where they are. Raises `OSError`
 (environment) where the spool itself cannot be read.
@@ -14,33 +12,29 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
-import secrets
 import stat
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 import structlog
 from watchfiles import awatch
 
+from promptspool.claims import SIDECAR_SUFFIX, Claims
 from promptspool.clock import Bell
-from promptspool.model import Job, JobId, JobStatus, shown
-from promptspool.spool import remove_folder, sweep_removed, sync_folder, write_durably
-from promptspool.wire import Claim
+from promptspool.model import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from promptspool.clock import Clock
+    from promptspool.model import Job
     from promptspool.settings import Settings
     from promptspool.spool import Spool
-
-DEFAULT_PROFILE = "default"
 
 CLAIMS_A_LOOK = 256
 """So many files are claimed before the rest of the daemon gets a turn."""
@@ -54,23 +48,16 @@ WATCH_AGAIN_S = 2.0
 WRITER_WARNING_S = 600.0
 """A file that somebody has kept open for so long is worth a line in the log."""
 
+LONE_SIDECAR_S = 600.0
+"""A sidecar that has waited so long for its file is worth a line in the log."""
+
 IGNORED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload", "~")
 """Names of files under way, of rsync, browsers, WinSCP and editors."""
 
 IGNORED_FOLDERS = frozenset({"@eaDir"})
 """Synology's index folders."""
 
-_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
-
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-def mint(now: float) -> JobId:
-    """Return a new job id: the time of *now* and six random characters."""
-    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%Sz")
-    tail = "".join(secrets.choice(_ALPHABET) for _ in range(6))
-
-    return JobId(f"{moment}-{tail}")
 
 
 class Writer(Enum):
@@ -115,31 +102,41 @@ class _Sighting:
     warned: bool = False
     is_open: bool = False
     is_unreadable: bool = False
+    is_sidecar: bool = False
 
 
 @dataclass(slots=True)
 class Inbox:
-    """The inbox of one spool. `look` and `adopted` block: call them in a worker thread."""
+    """The inbox of one spool. `look` blocks: call it in a worker thread."""
 
-    spool: Spool
-    settings: Settings
-    clock: Clock
+    claims: Claims
     bell: Bell
-    taken: set[bytes] = field(default_factory=set)
-    """Stems that live jobs have reserved."""
     next_look_at: float = 0.0
     """When to look again, on the monotonic clock."""
     has_looked: bool = False
     """It was looked at since the start."""
+    spool: Spool = field(init=False)
+    settings: Settings = field(init=False)
+    clock: Clock = field(init=False)
     _closing: anyio.Event = field(default_factory=anyio.Event)
     _closed: Bell = field(default_factory=Bell)
     _seen: dict[str, _Sighting] = field(default_factory=dict)
     _complained: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """Work on the spool, and by the settings and the clock, of the claims."""
+        self.spool, self.settings = self.claims.spool, self.claims.settings
+        self.clock = self.claims.clock
+
     @property
     def waiting(self) -> int:
-        """Count the files that are seen but not whole yet; unreadable ones do not count."""
-        return sum(not sighting.is_unreadable for sighting in self._seen.values())
+        """Count the files that are seen but not whole yet.
+
+        Unreadable ones do not count, and sidecars wait for files that may never come.
+        """
+        return sum(
+            not (sighting.is_unreadable or sighting.is_sidecar) for sighting in self._seen.values()
+        )
 
     def wake(self) -> None:
         """Look as soon as possible."""
@@ -181,35 +178,60 @@ class Inbox:
         finds them again.
         """
         now = self.clock.monotonic()
-        settle = self.settings.spool.settle
         next_at = self.next_look_at = now + self.settings.spool.rescan
-        seen: dict[str, _Sighting] = {}
+        files = dict(self._files())
+        seen = {name: self._sighting(name, status, now) for name, status in files.items()}
         jobs: list[Job] = []
 
-        for name, status in self._files():
-            sighting = self._sighting(name, status, now)
-            seen[name] = sighting
+        for name, status in files.items():
+            if name.endswith(SIDECAR_SUFFIX):
+                self._note_sidecar(name, seen[name], now, files)
+                continue
 
-            if now < sighting.since + settle or sighting.since == now:
-                next_at = min(next_at, sighting.since + settle)
+            sidecar = name + SIDECAR_SUFFIX
+            parts = [part for part in (name, sidecar) if part in files]
+            ripe_at = self._ripe_at([seen[part] for part in parts], now)
+
+            if ripe_at > now:
+                next_at = min(next_at, ripe_at)
             elif len(jobs) >= CLAIMS_A_LOOK:
                 next_at = now
-            elif self._is_whole(name, sighting, now):
-                claimed = self._claimed(name, status)
-                jobs.extend(claimed)
+            elif all(self._is_whole(part, seen[part], now) for part in parts):
+                job = self.claims.claim(name, status, files.get(sidecar))
 
-                if claimed:
+                if job is not None:
+                    jobs.append(job)
                     del seen[name]
                 else:
                     next_at = min(next_at, now + CLAIM_RETRY_S)
-            elif sighting.is_open:
-                next_at = min(next_at, now + max(settle, 1.0))
+            elif any(seen[part].is_open for part in parts):
+                next_at = min(next_at, now + max(self.settings.spool.settle, 1.0))
 
         self._seen = seen
         self.has_looked = True
         self.next_look_at = min(self.next_look_at, next_at)  # `wake` may have been called meanwhile
 
         return jobs
+
+    def _ripe_at(self, sightings: list[_Sighting], now: float) -> float:
+        """Return when a file and its sidecar will have settled; one look is never enough."""
+        since = max(sighting.since for sighting in sightings)
+        settled_at = since + self.settings.spool.settle
+
+        return math.nextafter(now, math.inf) if since == now >= settled_at else settled_at
+
+    def _note_sidecar(
+        self, name: str, sighting: _Sighting, now: float, files: Mapping[str, os.stat_result]
+    ) -> None:
+        """Remember that *name* is no prompt file; say so when the file it is for does not come."""
+        sighting.is_sidecar = True
+        owner = name.removesuffix(SIDECAR_SUFFIX)
+
+        if owner not in files and now - sighting.since > LONE_SIDECAR_S:
+            wanted = shown(os.fsencode(owner))
+            self._complain(
+                "inbox.lone_sidecar", name, hint=f"drop {wanted} beside it, or remove it"
+            )
 
     def _sighting(self, name: str, status: os.stat_result, now: float) -> _Sighting:
         looks_like = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -283,95 +305,6 @@ class Inbox:
             self._complained.add(name)
             _log.warning(event, file=shown(os.fsencode(name)), hint=hint)
 
-    def _claimed(self, name: str, status: os.stat_result) -> list[Job]:
-        """Claim one file; an empty list if it turned out to have changed, or the disk refused."""
-        claim = self._claim_of(name, status.st_size)
-        folder = self.spool.folder(claim.job)
-        source = self.spool.inbox / name
-        original = folder / "original"
-
-        try:
-            folder.mkdir()
-        except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(os.fsencode(name)), reason=str(error))
-
-            return []  # nothing was made, and what is there is another job's
-
-        try:
-            sync_folder(folder.parent)
-            write_durably(folder / "claim.json", msgspec.json.encode(claim))
-            source.rename(original)
-            sync_folder(folder)
-            sync_folder(source.parent)
-        except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(os.fsencode(name)), reason=str(error))
-
-            if not original.exists():
-                _abandon(folder)
-
-                return []
-
-        if not _is_same(original, status) and _put_back(original, source):
-            _abandon(folder)
-
-            return []
-
-        self.taken.add(claim.stem)
-
-        return [_job(claim)]
-
-    def _claim_of(self, name: str, size_bytes: int) -> Claim:
-        folder, slash, _ = name.partition("/")
-        profile = folder if slash else DEFAULT_PROFILE
-        known = self.settings.profiles.get(profile)
-        provider = None if known is None else known.provider
-        raw = os.fsencode(name)
-        now = self.clock.now()
-        refused = "the name is too long: its results could not be named after it"
-
-        return Claim(
-            job=mint(now),
-            name=raw,
-            stem=self.spool.reserve(raw, self.taken),
-            profile=shown(os.fsencode(profile)),
-            provider=provider,
-            base_url=None if provider is None else self.settings.providers[provider].base_url,
-            claimed_at=now,
-            size_bytes=size_bytes,
-            refused=refused if self.spool.is_too_long(raw) else None,
-        )
-
-    def adopted(self, known: set[JobId]) -> list[Job]:
-        """Return jobs for the folders in `working/` that have no row, and sweep half-made claims.
-
-        That is how a crash between a claim and its row ends, and how a lost database is rebuilt. A
-        folder whose summary is written is settled, whatever the provider still has of it.
-        """
-        jobs = []
-        sweep_removed(self.spool.working)
-
-        for folder in sorted(self.spool.working.iterdir()):
-            if folder.name in known or not folder.is_dir():
-                continue
-
-            try:
-                claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-            except (FileNotFoundError, msgspec.DecodeError):
-                claim = None
-
-            if claim is not None and (folder / "summary.json").exists():
-                jobs.append(_job(claim, JobStatus.SETTLED))
-            elif claim is not None and (folder / "original").exists():
-                jobs.append(_job(claim))
-            elif (folder / "original").exists():
-                self._complain(
-                    "inbox.unknown_folder", folder.name, hint="move original back by hand"
-                )
-            else:
-                remove_folder(folder)
-
-        return jobs
-
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """Return what an exception group holds, however deep, or the exception itself."""
@@ -379,50 +312,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
         return [leaf for one in error.exceptions for leaf in _leaves(one)]
 
     return [error]
-
-
-def _is_same(path: Path, before: os.stat_result) -> bool:
-    """Tell whether *path* is the very file that was found whole, by all that a rename leaves."""
-    after = path.lstat()
-
-    return (after.st_ino, after.st_size, after.st_mtime_ns) == (
-        before.st_ino,
-        before.st_size,
-        before.st_mtime_ns,
-    )
-
-
-def _put_back(original: Path, source: Path) -> bool:
-    """Return a file that changed on the way to the inbox; False if its name is taken again."""
-    try:
-        source.hardlink_to(original)
-    except OSError:
-        return False
-
-    return True
-
-
-def _abandon(folder: Path) -> None:
-    """Take back a claim."""
-    try:
-        remove_folder(folder)
-    except OSError as error:
-        _log.warning("inbox.unclaimed", file=folder.name, reason=str(error))
-
-
-def _job(claim: Claim, status: JobStatus = JobStatus.CLAIMED) -> Job:
-    return Job(
-        id=claim.job,
-        name=claim.name,
-        stem=claim.stem,
-        profile=claim.profile,
-        provider=claim.provider,
-        base_url=claim.base_url,
-        status=status,
-        due_at=claim.claimed_at,
-        claimed_at=claim.claimed_at,
-        size_bytes=claim.size_bytes,
-    )
 
 
 def is_ignored(name: str) -> bool:

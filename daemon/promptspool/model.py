@@ -142,6 +142,8 @@ class Job:
     """When its stage is to run; None when it waits for its batches or is finished."""
     failures: int = 0
     """Consecutive failures of the present stage."""
+    priority: int = 0
+    """Of what waits to be planned or submitted, the highest goes first."""
     claimed_at: float
     planned_at: float | None = None
     delivered_at: float | None = None
@@ -177,6 +179,8 @@ class Batch:
     due_at: float | None = None
     failures: int = 0
     """Consecutive failures of the present stage."""
+    priority: int = 0
+    """Its job's."""
     requests: int
     size_bytes: int
     sha256: str

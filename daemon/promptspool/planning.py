@@ -115,6 +115,7 @@ def batch_row(
         endpoint=planned.endpoint,
         model=planned.model,
         due_at=now + planned.delay_s,
+        priority=job.priority,
         requests=planned.requests,
         size_bytes=planned.size_bytes,
         sha256=planned.sha256,

@@ -144,12 +144,25 @@ SCHEMA = (
 
     CREATE INDEX history_row ON history (row);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE batches ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+
+    CREATE INDEX jobs_queue ON jobs (status, priority DESC, due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX batches_queue ON batches (provider, status, priority DESC, due_at)
+        WHERE due_at IS NOT NULL;
+    """,
 )
 """Numbered migrations: entry n takes a database from `user_version` n to n + 1."""
 
 _WAY_OUT = "move state/promptspool.db away: it is rebuilt from the spool and the provider"
 
 _TABLES: dict[type[Row], str] = {Job: "jobs", Batch: "batches", ProviderState: "providers"}
+
+_QUEUED: frozenset[Status] = frozenset(
+    {JobStatus.CLAIMED, BatchStatus.PLANNED, BatchStatus.UPLOADED, BatchStatus.CREATING}
+)
+"""What is begun in the order of priority."""
 
 _ENUMS: dict[type[Row], dict[str, type[Enum]]] = {
     Job: {"status": JobStatus},
@@ -204,10 +217,13 @@ class Store:
     ) -> list[Row]:
         """Return rows of *status* whose time has come, the longest due first.
 
-        *provider* narrows batches to one; it is None for everything else. Jobs to be tidied are
-        left out while their provider is paused.
+        Of what is not submitted yet, the highest priority comes before that. *provider* narrows
+        batches to one; it is None for everything else. Jobs to be tidied are left out while their
+        provider is paused.
         """
-        due = "status = ? AND due_at <= ? ORDER BY due_at LIMIT ?"
+        is_queued = status in _QUEUED
+        order = "priority DESC, due_at" if is_queued else "due_at"
+        due = f"status = ? AND due_at <= ? ORDER BY {order} LIMIT ?"
         parameters = (status.value, now, limit)
 
         match status:
@@ -217,11 +233,14 @@ class Store:
 
                 return [*await self._rows(Job, clause, (now, *parameters))]
             case JobStatus():
-                return [*await self._rows(Job, f"WHERE {due}", parameters)]
+                index = "INDEXED BY jobs_queue " if is_queued else ""
+
+                return [*await self._rows(Job, f"{index}WHERE {due}", parameters)]
             case ProviderStatus():
                 return [*await self._rows(ProviderState, f"WHERE {due}", parameters)]
             case BatchStatus():
-                clause = f"WHERE provider = ? AND {due}"
+                index = "INDEXED BY batches_queue " if is_queued else ""
+                clause = f"{index}WHERE provider = ? AND {due}"
 
                 return [*await self._rows(Batch, clause, (provider, *parameters))]
             case _:

@@ -5,6 +5,7 @@
 | file | what |
 |---|---|
 | `claim.json` | `Claim`; before the original is moved in |
+| `sidecar.toml` | a copy of what was dropped beside it to change its profile, if anything was |
 | `original` | the dropped file, untouched |
 | `rows.jsonl` | one `PlannedRow` per row of the file, in input order; row n is line n, from 0 |
 | `BATCH.requests.jsonl` | what is uploaded: one request a line |
@@ -60,6 +61,7 @@ class Claim(msgspec.Struct, kw_only=True, frozen=True):
     base_url: str | None
     claimed_at: float
     size_bytes: int
+    priority: int = 0
     refused: str | None = None
     """Why it is to be rejected unread; None for almost every file."""
 
