@@ -376,11 +376,12 @@ def test_what_a_profile_cannot_be(
     assert says in fault(PROVIDER + f'[profiles.x]\nmodel = "m"\n{values}').reason
 
 
-def _changed(load: Callable[..., Settings], sidecar: str) -> ProfileSettings:
+def _changed(load: Callable[..., Settings], folder: Path, sidecar: str) -> ProfileSettings:
+    (folder / "may.csv.toml").write_text(sidecar)
     loaded = load(
         PROVIDER + '[profiles.x]\nmodel = "m"\nfiles = "images"\nparams = { n = 1, top_p = 1 }'
     )
-    profile = settings.profile_for(loaded, "x", sidecar.encode(), "may.csv.toml")
+    profile = settings.profile_for(loaded, "x", folder / "may.csv.toml", "may.csv.toml")
     assert profile is not None
 
     return profile
@@ -388,7 +389,7 @@ def _changed(load: Callable[..., Settings], sidecar: str) -> ProfileSettings:
 
 def test_a_sidecar_changes_a_profile(load: Callable[..., Settings], tmp_path: Path) -> None:
     """A sidecar's keys lie over the profile's, table by table; the rest stays as it was."""
-    profile = _changed(load, 'system = "Be brief."\nparams = { n = 2 }')
+    profile = _changed(load, tmp_path, 'system = "Be brief."\nparams = { n = 2 }')
 
     assert profile.system == "Be brief."
     assert profile.params == {"n": 2, "top_p": 1}
@@ -399,6 +400,7 @@ def test_a_sidecar_changes_a_profile(load: Callable[..., Settings], tmp_path: Pa
     ("sidecar", "says"),
     [
         ("model = ", "not TOML"),
+        ("#" * 1_000_001, "larger than 1,000,000 bytes"),
         ("modle = 'm'", "modle: unknown key; did you mean 'model'?"),
         ("max_attempts = 0", "max_attempts: found 0"),
         ("provider = 'elsewhere'", "write one of: openai"),
@@ -408,11 +410,11 @@ def test_a_sidecar_changes_a_profile(load: Callable[..., Settings], tmp_path: Pa
     ],
 )
 def test_a_sidecar_that_cannot_be_followed(
-    load: Callable[..., Settings], sidecar: str, says: str
+    load: Callable[..., Settings], tmp_path: Path, sidecar: str, says: str
 ) -> None:
     """A fault in a sidecar names it and the key; a sidecar never names a file to read."""
     with pytest.raises(ConfigError) as caught:
-        _changed(load, sidecar)
+        _changed(load, tmp_path, sidecar)
 
     assert says in str(caught.value)
     assert "may.csv.toml" in str(caught.value)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from promptspool.errors import SpoolError
 from promptspool.model import BatchId, JobId
 from promptspool.spool import (
+    LONGEST_SUFFIX,
     MAX_NAME_BYTES,
     Spool,
+    finish_folder,
     is_published,
     make_folders,
     publish,
@@ -22,8 +24,9 @@ from promptspool.spool import (
     unpublish,
     write_durably,
 )
+from promptspool.wire import PRODUCTS
 
-PRODUCTS = (".results.jsonl", ".errors.jsonl", ".summary.json")
+SUFFIXES = tuple(f".{name}" for name in PRODUCTS)
 
 
 @pytest.fixture
@@ -102,6 +105,66 @@ def test_unpublishing_takes_back_only_our_own(tmp_path: Path) -> None:
 
         assert not target.exists()
         assert source.read_bytes() == b"answers"
+
+
+def folder_of(tmp_path: Path, content: bytes) -> Path:
+    """Return a finished folder of answers with one file in it."""
+    part, folder = tmp_path / "answers.part", tmp_path / "answers"
+    part.mkdir()
+    (part / "1.txt").write_bytes(content)
+    finish_folder(part, folder)
+
+    return folder
+
+
+def test_a_folder_is_published_by_moving_it(tmp_path: Path) -> None:
+    """A folder is at its public name, whole, and publishing it again changes nothing."""
+    source, target = folder_of(tmp_path, b"one"), tmp_path / "theirs"
+
+    for _ in range(3):
+        publish(source, target)
+
+        assert (target / "1.txt").read_bytes() == b"one"
+        assert is_published(source, target)
+        assert not source.exists()
+
+    for _ in range(2):
+        unpublish(source, target)
+
+        assert not target.exists()
+        assert (source / "1.txt").read_bytes() == b"one"
+
+    publish(folder_of(tmp_path, b"two"), target)
+
+    assert (target / "1.txt").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "folder", "file", "broken link"])
+def test_publishing_a_folder_never_replaces(tmp_path: Path, kind: str) -> None:
+    """Whatever somebody has put under a folder's name stays there, an empty folder too."""
+    source, target = folder_of(tmp_path, b"one"), tmp_path / "theirs"
+
+    match kind:
+        case "empty folder":
+            target.mkdir()
+        case "folder":
+            target.mkdir()
+            (target / "1.txt").write_bytes(b"precious")
+        case "file":
+            target.write_bytes(b"precious")
+        case "broken link":
+            target.symlink_to(tmp_path / "nowhere")
+
+    before = target.lstat()
+
+    with pytest.raises(FileExistsError):
+        publish(source, target)
+
+    unpublish(source, target)
+
+    assert not is_published(source, target)
+    assert target.lstat().st_ino == before.st_ino
+    assert (source / "1.txt").read_bytes() == b"one"
 
 
 def test_a_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -337,7 +400,7 @@ def test_names_in_flight_are_not_given_twice(spool: Spool) -> None:
 def test_a_name_is_taken_by_any_of_its_products(spool: Spool, folder: str) -> None:
     """Anything that a job of the name would leave, wherever it is, takes the name."""
     names = {
-        "outbox": [f"may.csv{suffix}" for suffix in PRODUCTS],
+        "outbox": [f"may.csv{suffix}" for suffix in SUFFIXES],
         "done": ["may.csv"],
         "rejected": ["may.csv", "may.csv.rejected.json"],
     }
@@ -373,7 +436,7 @@ def test_every_reserved_name_can_be_used(name: bytes, others: int) -> None:
         folder, base = os.path.split(stem)
 
         assert folder == b"reviews"
-        assert len(base) + len(b".results.jsonl") <= MAX_NAME_BYTES
+        assert len(base) + len(LONGEST_SUFFIX) <= MAX_NAME_BYTES
         assert base.startswith(name) or Spool.is_too_long(name)
 
 
@@ -390,6 +453,6 @@ def test_a_name_that_is_no_text_is_reserved_all_the_same(spool: Spool) -> None:
 @given(names)
 def test_only_names_that_leave_no_room_are_too_long(name: bytes) -> None:
     """A name is refused exactly if its products, numbered, could not be named after it."""
-    longest = name + b"-999999.results.jsonl"
+    longest = name + b"-999999" + LONGEST_SUFFIX.encode()
 
     assert Spool.is_too_long(b"reviews/" + name) == (len(longest) > MAX_NAME_BYTES)

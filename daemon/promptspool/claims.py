@@ -19,8 +19,15 @@ import structlog
 
 from promptspool.errors import ConfigError
 from promptspool.model import Job, JobId, JobStatus, shown
-from promptspool.settings import MAX_SIDECAR_BYTES, profile_for
-from promptspool.spool import remove_folder, sweep_removed, sync_folder, write_durably
+from promptspool.settings import profile_for
+from promptspool.spool import (
+    SIDECAR,
+    remove_folder,
+    sidecar_of,
+    sweep_removed,
+    sync_folder,
+    write_durably,
+)
 from promptspool.wire import Claim
 
 if TYPE_CHECKING:
@@ -31,12 +38,6 @@ if TYPE_CHECKING:
     from promptspool.spool import Spool
 
 DEFAULT_PROFILE = "default"
-
-SIDECAR_SUFFIX = ".toml"
-"""What the name of a sidecar has after that of its file."""
-
-SIDECAR = "sidecar.toml"
-"""A sidecar's name in the working folder."""
 
 _ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
 
@@ -142,9 +143,7 @@ class Claims:
     def _profile(self, name: str, sidecar: Path | None) -> ProfileSettings | None:
         """Return the profile of a file; None where its plan will say what is wrong with it."""
         try:
-            text = None if sidecar is None else read_sidecar(sidecar)
-
-            return profile_for(self.settings, name, text, SIDECAR)
+            return profile_for(self.settings, name, sidecar)
         except (ConfigError, OSError):
             return None
 
@@ -180,28 +179,6 @@ class Claims:
 
     def _source(self, claim: Claim) -> Path:
         return self.spool.inbox / os.fsdecode(claim.name)
-
-
-def sidecar_of(path: Path) -> Path:
-    """Return where the sidecar of a dropped file is."""
-    return path.with_name(path.name + SIDECAR_SUFFIX)
-
-
-def read_sidecar(path: Path) -> bytes:
-    """Return what a sidecar says.
-
-    Raises `ConfigError` if it is too large to be one, and lets `OSError` through.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    with os.fdopen(descriptor, "rb") as file:
-        text = file.read(MAX_SIDECAR_BYTES + 1)
-
-    if len(text) > MAX_SIDECAR_BYTES:
-        reason = f"it is larger than {MAX_SIDECAR_BYTES:,} bytes; it holds keys of a profile"
-        raise ConfigError("sidecar", reason)
-
-    return text
 
 
 def _is_same(path: Path, before: os.stat_result) -> bool:

@@ -18,16 +18,18 @@ from promptspool.model import shown
 from promptspool.outcomes import Delivered
 from promptspool.planning import read_manifest
 from promptspool.spool import (
+    SIDECAR,
     is_published,
     make_folders,
     publish,
     read_own,
     remove_folder,
+    sidecar_of,
     sync_folder,
     unpublish,
     write_durably,
 )
-from promptspool.wire import Claim
+from promptspool.wire import PRODUCTS, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,13 +52,14 @@ def deliver(
     _make_products(folder, job, shown(stem), batches, now)
     make_folders((spool.outbox / os.fsdecode(stem)).parent, below=spool.outbox)
 
-    for name in ("results.jsonl", "errors.jsonl", "summary.json"):
-        if (folder / name).exists():
-            publish(folder / name, _product(spool, stem, name))
+    for mine, theirs in _products(spool, folder, stem):
+        if mine.exists():
+            publish(mine, theirs)
 
     done = spool.done / os.fsdecode(stem)
     make_folders(done.parent, below=spool.done)
-    _retire(folder / "original", done)
+    _retire(folder / SIDECAR, sidecar_of(done))
+    _retire(folder / "original", done)  # last: a new stem is found only while it is here
     counts = msgspec.json.decode((folder / "summary.json").read_bytes())["counts"]
 
     return Delivered(stem=stem, results=counts["results"], errors=counts["errors"])
@@ -111,22 +114,23 @@ def _free_stem(
     return stem
 
 
-def _delivered(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
-    names = ("results.jsonl", "errors.jsonl", "summary.json")
-    products = [(folder / name, _product(spool, stem, name)) for name in names]
+def _products(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
+    return [(folder / name, spool.outbox / f"{os.fsdecode(stem)}.{name}") for name in PRODUCTS]
 
-    return [*products, (folder / "original", spool.done / os.fsdecode(stem))]
+
+def _delivered(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
+    return [*_products(spool, folder, stem), *_retired(folder, spool.done / os.fsdecode(stem))]
 
 
 def _rejected(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]]:
     target = spool.rejected / os.fsdecode(stem)
     note = target.with_name(target.name + ".rejected.json")
 
-    return [(folder / "rejection.json", note), (folder / "original", target)]
+    return [(folder / "rejection.json", note), *_retired(folder, target)]
 
 
-def _product(spool: Spool, stem: bytes, name: str) -> Path:
-    return spool.outbox / f"{os.fsdecode(stem)}.{name}"
+def _retired(folder: Path, target: Path) -> list[tuple[Path, Path]]:
+    return [(folder / SIDECAR, sidecar_of(target)), (folder / "original", target)]
 
 
 def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
@@ -135,10 +139,13 @@ def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
 
     if folder.exists():
         stem = _free_stem(spool, job, partial(_rejected, spool, folder), taken)
-        (note, public_note), (original, target) = _rejected(spool, folder, stem)
-        make_folders(target.parent, below=spool.rejected)
+        (note, public_note), *retired = _rejected(spool, folder, stem)
+        make_folders(public_note.parent, below=spool.rejected)
         publish(note, public_note)
-        _retire(original, target)
+
+        for mine, theirs in retired:
+            _retire(mine, theirs)
+
         remove_folder(folder)
 
 

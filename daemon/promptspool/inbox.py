@@ -23,14 +23,15 @@ import anyio
 import structlog
 from watchfiles import awatch
 
-from promptspool.claims import SIDECAR_SUFFIX, Claims
 from promptspool.clock import Bell
 from promptspool.model import shown
+from promptspool.spool import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from promptspool.claims import Claims
     from promptspool.clock import Clock
     from promptspool.model import Job
     from promptspool.settings import Settings

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from promptspool import intake
-from promptspool.errors import BadInput
+from promptspool.errors import BadInput, ConfigError
 from promptspool.model import Batch
-from promptspool.spool import read_own, write_durably
+from promptspool.settings import profile_for
+from promptspool.spool import SIDECAR, SIDECAR_SUFFIX, read_own, write_durably
 from promptspool.wire import Claim, Manifest, Rejection
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from promptspool.context import Context
     from promptspool.model import BatchId, Job
-    from promptspool.settings import Settings
+    from promptspool.settings import ProfileSettings, Settings
     from promptspool.wire import PlannedBatch
 
 
@@ -53,7 +54,7 @@ def fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
     if claim.refused is not None:
         raise BadInput(claim.refused, code="name_too_long")
 
-    profile = context.settings.profiles.get(job.profile)
+    profile = profile_of(context.settings, job, folder)
 
     if profile is None or job.provider is None:
         raise BadInput(_unknown_profile(job, context.settings), code="unknown_profile")
@@ -73,6 +74,24 @@ def fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
         give_up_at=job.claimed_at + context.settings.retry.max_age,
         folder=folder,
     )
+
+
+def profile_of(settings: Settings, job: Job, folder: Path) -> ProfileSettings | None:
+    """Return the profile of a job as it is configured today, None if it is unknown.
+
+    Its sidecar, if there is one, is laid over it. Raises `BadInput` if that cannot be followed.
+    """
+    sidecar = folder / SIDECAR
+
+    try:
+        return profile_for(
+            settings,
+            job.profile,
+            sidecar if sidecar.exists() else None,
+            f"{job.shown}{SIDECAR_SUFFIX}",
+        )
+    except ConfigError as error:
+        raise BadInput(str(error), code="bad_sidecar") from error
 
 
 def _unknown_profile(job: Job, settings: Settings) -> str:

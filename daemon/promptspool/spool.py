@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from promptspool.errors import SpoolError
+from promptspool.wire import PRODUCTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,17 @@ _Own = TypeVar("_Own")
 MAX_NAME_BYTES = 255
 """Of one path component (ext4, xfs, btrfs: NAME_MAX)."""
 
-LONGEST_SUFFIX = ".results.jsonl"
+LONGEST_SUFFIX = max((f".{name}" for name in PRODUCTS), key=len)
 """The longest that delivery appends to a dropped file's name."""
+
+SIDECAR = "sidecar.toml"
+"""A sidecar's name in the working folder."""
+
+SIDECAR_SUFFIX = ".toml"
+"""What the name of a sidecar has after that of its file."""
+
+RETIRED = ("", SIDECAR_SUFFIX, ".rejected.json")
+"""What follows a dropped file's name in `done/` and `rejected/`: nothing, a sidecar, the reason."""
 
 
 def sync_file(path: Path) -> None:
@@ -88,6 +98,11 @@ def rename_durably(source: Path, target: Path) -> None:
         sync_folder(source.parent)
 
 
+def sidecar_of(path: Path) -> Path:
+    """Return where the sidecar of a file is."""
+    return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
 def make_folders(path: Path, *, below: Path) -> None:
     """Make *path* and what is missing between it and *below*, which exists; durable, repeatable."""
     for folder in (*reversed(path.relative_to(below).parents), path.relative_to(below)):
@@ -101,8 +116,13 @@ def make_folders(path: Path, *, below: Path) -> None:
 def publish(source: Path, target: Path) -> None:
     """Give *source* the further name *target*, never replacing one; repeating it changes nothing.
 
-    Raises `FileExistsError` if *target* is another file.
+    A folder, which can have but one name, is moved there. Raises `FileExistsError` if *target* is
+    something else.
     """
+    if _marker(source).exists():
+        _publish_folder(source, target)
+        return
+
     try:
         target.hardlink_to(source)
     except FileExistsError:
@@ -112,8 +132,48 @@ def publish(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def _publish_folder(source: Path, target: Path) -> None:
+    if is_published(source, target):
+        return
+
+    if os.path.lexists(target):  # an empty folder would be replaced
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    source.rename(target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
+
+
+def finish_folder(part: Path, folder: Path) -> None:
+    """Give a folder of ours, whose files are synced, its name, in place of an older one of it.
+
+    Its inode is kept beside it, by which it is known again under its public name.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+
+    sync_folder(part)
+    write_durably(_marker(folder), b"%d\n" % part.stat().st_ino)
+    rename_durably(part, folder)
+
+
+def _marker(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".inode")
+
+
+def _is_folder(source: Path, target: Path) -> bool:
+    """Tell whether *target* is the folder that was made as *source*."""
+    try:
+        return int(_marker(source).read_bytes()) == target.lstat().st_ino and target.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_published(source: Path, target: Path) -> bool:
     """Tell whether *target* is *source* under another name, or a copy of it (a restored backup)."""
+    if _marker(source).exists():
+        return _is_folder(source, target)
+
     if target.is_symlink() or not target.is_file() or not source.is_file():
         return False
 
@@ -122,6 +182,12 @@ def is_published(source: Path, target: Path) -> bool:
 
 def unpublish(source: Path, target: Path) -> None:
     """Take the name *target* away again, if it is *source* itself: a copy may be a person's."""
+    if _marker(source).exists():
+        if _is_folder(source, target):
+            rename_durably(target, source)
+
+        return
+
     is_link = target.is_symlink() or not target.exists()
 
     if not is_link and source.exists() and target.samefile(source):
@@ -284,13 +350,10 @@ class Spool:
     def _products(self, stem: bytes) -> list[Path]:
         """Return every name outside `working/` that a job with *stem* may leave."""
         text = os.fsdecode(stem)
-        suffixes = (".results.jsonl", ".errors.jsonl", ".summary.json")
 
         return [
-            *(self.outbox / (text + suffix) for suffix in suffixes),
-            self.done / text,
-            self.rejected / text,
-            self.rejected / (text + ".rejected.json"),
+            *(self.outbox / f"{text}.{name}" for name in PRODUCTS),
+            *(tree / (text + suffix) for tree in (self.done, self.rejected) for suffix in RETIRED),
         ]
 
 

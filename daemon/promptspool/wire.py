@@ -13,7 +13,7 @@
 | `BATCH.output.jsonl`, `BATCH.error.jsonl` | the provider's files, byte for byte |
 | `BATCH.refused.jsonl` | answer lines of our own, for requests that got none from the provider |
 | `BATCH.settled.json` | `SettledBatch`; by rename, after the successors' request files |
-| `results.jsonl`, `errors.jsonl`, `summary.json` | what is delivered; the summary last |
+| `results.jsonl`, `errors.jsonl` and the rest of `PRODUCTS` | what is delivered; the summary last |
 | `rejection.json` | why no request could be made of the file |
 
 Pure. On the wire a request is named `JOB-ROW`: its row's number in the file, counted from 0. So an
@@ -31,6 +31,25 @@ import msgspec
 from promptspool.model import BatchId, JobId
 
 NULL = msgspec.Raw(b"null")
+
+TABLES = tuple(
+    f"results.{suffix}" for suffix in ("csv", "tsv", "xlsx", "parquet", "arrow", "feather")
+)
+"""The dropped table with answers beside its rows; a job has one of them at most."""
+
+ANSWERS = "answers"
+"""The folder with a file for each answer."""
+
+PRODUCTS = (
+    "results.jsonl",
+    "errors.jsonl",
+    *TABLES,
+    "embeddings.npy",
+    "embeddings.parquet",
+    ANSWERS,
+    "summary.json",
+)
+"""All that a job may leave in `outbox/`, after its stem and a dot, in the order of publishing."""
 
 _ROW = re.compile(r"0|[1-9][0-9]{0,17}")  # as `wire_id` writes it: one row, one name
 

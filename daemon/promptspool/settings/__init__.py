@@ -9,7 +9,7 @@ Raises `ConfigError`, which is bad data: a person has to change the file or the 
 
 from promptspool.settings.keys import api_key
 from promptspool.settings.loading import FILE_NAME, example_config, load
-from promptspool.settings.profiles import MAX_SIDECAR_BYTES, profile_for
+from promptspool.settings.profiles import profile_for
 from promptspool.settings.sections import (
     IntakeSettings,
     LaneSettings,
@@ -25,7 +25,6 @@ from promptspool.settings.values import Duration, Size, is_loopback
 
 __all__ = [
     "FILE_NAME",
-    "MAX_SIDECAR_BYTES",
     "Duration",
     "IntakeSettings",
     "LaneSettings",

@@ -6,6 +6,7 @@ Raises `ConfigError`, which is bad data: a person has to change the file that is
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,18 +92,19 @@ def _with_schema(name: str, profile: Any, folder: Path) -> Any:
 
 
 def profile_for(
-    settings: Settings, name: str, sidecar: bytes | None, sidecar_name: str
+    settings: Settings, name: str, sidecar: Path | None, sidecar_name: str = "sidecar"
 ) -> ProfileSettings | None:
     """Return the profile called *name*, with what a sidecar says laid over it; None if unknown.
 
-    Raises `ConfigError` for a sidecar that cannot be followed; *sidecar_name* is for people.
+    Raises `ConfigError` for a sidecar that cannot be followed, in which *sidecar_name* is what it
+    is called, and lets `OSError` through.
     """
     profile = settings.profiles.get(name)
 
     if profile is None or sidecar is None:
         return profile
 
-    values = _sidecar_values(sidecar, sidecar_name)
+    values = _sidecar_values(_read_sidecar(sidecar, sidecar_name), sidecar_name)
 
     try:
         changed = ProfileSettings.model_validate(laid(values, on=profile.model_dump()))
@@ -115,6 +117,19 @@ def profile_for(
         raise ConfigError("provider", reason)
 
     return changed
+
+
+def _read_sidecar(path: Path, name: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    with os.fdopen(descriptor, "rb") as file:
+        text = file.read(MAX_SIDECAR_BYTES + 1)
+
+    if len(text) > MAX_SIDECAR_BYTES:
+        reason = f"larger than {MAX_SIDECAR_BYTES:,} bytes; it is to hold keys of a profile"
+        raise ConfigError(name, reason)
+
+    return text
 
 
 def _sidecar_values(sidecar: bytes, name: str) -> dict[str, Any]:
