@@ -21,6 +21,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from promptspool.clock import SystemClock
+from promptspool.schema import Checker
 from promptspool.simulator import (
     BatchFault,
     Call,
@@ -32,6 +33,7 @@ from promptspool.simulator import (
     serve,
 )
 from promptspool.simulator.command import simulate
+from promptspool.simulator.structured import fitting
 from promptspool.simulator.timeline import Course, plan
 
 if TYPE_CHECKING:
@@ -247,6 +249,141 @@ async def test_marks_in_prompts(bench: Bench) -> None:
     assert timeout["error"]["code"] == "request_timeout"
     good, bad = await bench.results(second)
     assert (ids_of(good), ids_of(bad)) == (["a"], ["b"])
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, "/v1/responses"])
+async def test_marks_spoil_answers(bench: Bench, endpoint: str) -> None:
+    """A marked request is answered, but refused, cut off, filtered or off its schema; once."""
+    manners = ("refusal", "length", "filter", "misfit")
+    bodies = {
+        manner: {
+            "model": "gpt-5-mini",
+            "input": f"hello [[answer:{manner} once]]",
+            "messages": [{"role": "user", "content": f"hello [[answer:{manner} once]]"}],
+            "response_format": {"json_schema": {"schema": {"type": "object"}}},
+            "text": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        }
+        for manner in manners
+    }
+    content = b"".join(
+        chat_line(manner, url=endpoint, body=body) for manner, body in bodies.items()
+    )
+    batch_ids = [await bench.start(content, endpoint) for _ in range(2)]
+    bench.jump(700)
+    told = []
+
+    for batch_id in batch_ids:
+        good, bad = await bench.results(batch_id)
+        assert bad == []
+        told.append({line["custom_id"]: said(line["response"]["body"]) for line in good})
+
+    is_chat = endpoint == CHAT
+    refusal = "I'm sorry, I cannot assist with that."
+    shown = '["{}"]'
+    assert told[0] == {
+        "refusal": (None, refusal, "stop" if is_chat else "completed"),
+        "length": ("{", None, "length" if is_chat else "max_output_tokens"),
+        "filter": ("", None, "content_filter"),
+        "misfit": (shown, None, "stop" if is_chat else "completed"),
+    }
+    assert set(told[1].values()) == {("{}", None, "stop" if is_chat else "completed")}
+
+
+def said(body: dict[str, Any]) -> tuple[str | None, str | None, str]:
+    """Return text, refusal and reason of an answer."""
+    if "choices" in body:
+        (choice,) = body["choices"]
+        message = choice["message"]
+
+        return message["content"], message["refusal"], choice["finish_reason"]
+
+    ((part,),) = [entry["content"] for entry in body["output"]]
+    details = body["incomplete_details"]
+    assert (body["status"] == "incomplete") == (details is not None)
+
+    return part.get("text"), part.get("refusal"), details["reason"] if details else body["status"]
+
+
+SCHEMAS: list[tuple[dict[str, Any], object]] = [
+    ({"type": "object"}, {}),
+    (
+        {
+            "type": "object",
+            "properties": {
+                "text": {"type": "string"},
+                "sentiment": {"type": "string", "enum": ["good", "bad"]},
+                "fixed": {"const": 7},
+                "score": {"type": "integer", "minimum": 2},
+                "above": {"type": "number", "exclusiveMinimum": 2},
+                "below": {"type": "number", "maximum": -3},
+                "step": {"type": "integer", "minimum": 7, "multipleOf": 5},
+                "is": {"type": "boolean"},
+                "maybe": {"type": ["null", "string"]},
+                "either": {"anyOf": [{"$ref": "#/$defs/part"}, {"type": "null"}]},
+                "many": {"type": "array", "items": {"type": "integer"}, "minItems": 3},
+                "few": {"type": "array", "items": {"type": "integer"}},
+                "none": {"type": "array", "maxItems": 0},
+                "day": {"type": "string", "format": "date"},
+                "long": {"type": "string", "minLength": 80},
+                "short": {"type": "string", "maxLength": 3},
+            },
+            "$defs": {"part": {"type": "object", "properties": {"a": {"type": "string"}}}},
+        },
+        {
+            "text": "Simulated answer to: sky?",
+            "sentiment": "good",
+            "fixed": 7,
+            "score": 2,
+            "above": 3,
+            "below": -3,
+            "step": 10,
+            "is": True,
+            "maybe": None,
+            "either": {"a": "Simulated answer to: sky?"},
+            "many": [0, 0, 0],
+            "few": [0],
+            "none": [],
+            "day": "2026-01-01",
+            "long": "Simulated answer to: sky?".ljust(80, "."),
+            "short": "Sim",
+        },
+    ),
+]
+TREE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "left": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+        "rest": {"type": "array", "items": {"$ref": "#"}},
+        "name": {"allOf": [{"type": "string"}, {"maxLength": 9}]},
+    },
+    "required": ["left", "rest", "name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(("schema", "expected"), SCHEMAS)
+def test_structured_answers_are_filled_in(schema: dict[str, Any], expected: object) -> None:
+    """The first of what may be chosen, one of what may be many, and the text for any string."""
+    found = fitting(schema, "Simulated answer to: sky?")
+
+    assert found == expected
+    assert isinstance(Checker(schema).parsed(json.dumps(found)), bytes)
+
+
+def test_recursive_schemas_end() -> None:
+    """A tree gets a few levels, and still fits."""
+    text = json.dumps(fitting(TREE, "x" * 20))
+
+    assert Checker(TREE).parsed(text) == text.replace(" ", "").encode()
+    assert text.count("left") > 3
+
+
+@pytest.mark.parametrize(
+    "schema", [None, 5, {}, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}, {"anyOf": [{"$ref": "#"}]}]
+)
+def test_strange_schemas_get_an_answer(schema: object) -> None:
+    """What no schema should be does not stop the provider."""
+    assert fitting(schema, "x") == "x"
 
 
 async def test_answers_depend_on_the_body_alone(tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ BODIES: dict[Endpoint, tuple[type[BaseModel], list[dict[str, Any]]]] = {
             {"messages": [{"role": "user", "content": "hello"}]},
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "n": 2},
             {"messages": [], "response_format": {"type": "json_object"}},
+            {
+                "messages": [{"role": "user", "content": "hello [[answer:refusal]]"}],
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"type": "object"}},
+                },
+            },
+            {"messages": [{"role": "user", "content": "hello [[answer:filter]]"}]},
         ],
     ),
     "/v1/responses": (
@@ -49,6 +57,13 @@ BODIES: dict[Endpoint, tuple[type[BaseModel], list[dict[str, Any]]]] = {
             {"input": "hello"},
             {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]},
             {"input": "hello", "instructions": "be brief", "metadata": {"k": "v"}},
+            {
+                "input": "hello [[answer:length]]",
+                "text": {
+                    "format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
+                },
+            },
+            {"input": "hello [[answer:refusal]]"},
         ],
     ),
     "/v1/embeddings": (

@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
+from promptspool.simulator.structured import fitting
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from promptspool.simulator.failures import Manner
     from promptspool.simulator.wire import Endpoint
 
 Json = dict[str, object]
 
 ANSWERED_AT: Final = 1_767_225_600
 """The `created` of every answer, 2026-01-01: a real time would make answers differ by run."""
+
+_REFUSAL: Final = "I'm sorry, I cannot assist with that."
+_FINISH_REASONS: Final[dict[Manner | None, str]] = {"length": "length", "filter": "content_filter"}
+_INCOMPLETE: Final[dict[Manner | None, str]] = {
+    "length": "max_output_tokens",
+    "filter": "content_filter",
+}
 
 _SHOWN: Final = 60
 _CATEGORIES: Final = (
@@ -52,19 +62,21 @@ class Answer:
     output_tokens: int
 
 
-def answer(endpoint: Endpoint, body: Json, *, raw: bytes, dimensions: int) -> Answer:
+def answer(
+    endpoint: Endpoint, body: Json, *, raw: bytes, dimensions: int, manner: Manner | None = None
+) -> Answer:
     """Return the answer to one request.
 
     *raw* is the body as it was sent, *dimensions* the length of an embedding unless the body
-    asks for another.
+    asks for another, *manner* how a chat or a response is no good.
     """
     digest = hashlib.sha256(raw).hexdigest()[:24]
 
     match endpoint:
         case "/v1/chat/completions":
-            return _chat(body, digest)
+            return _chat(body, digest, manner)
         case "/v1/responses":
-            return _response(body, digest)
+            return _response(body, digest, manner)
         case "/v1/completions":
             return _completion(body, digest)
         case "/v1/embeddings":
@@ -107,10 +119,27 @@ def _said(prompt: str, answer_format: object) -> str:
 
     # Whoever asks for JSON parses the text; a sentence would break an honest client.
     match answer_format:
+        case {"schema": schema} | {"json_schema": {"schema": schema}}:
+            return msgspec.json.encode(fitting(schema, text)).decode()
         case {"type": "json_object" | "json_schema"}:
             return msgspec.json.encode({"answer": text}).decode()
         case _:
             return text
+
+
+def _spoilt(text: str, manner: Manner | None) -> str:
+    """Return what is left of a text."""
+    match manner:
+        case "length":
+            return text[: len(text) // 2]
+        case "filter" | "refusal":
+            return ""
+        case "misfit":
+            return msgspec.json.encode([text]).decode()  # a schema's root is an object
+        case None:
+            return text
+        case _:
+            assert_never(manner)
 
 
 def _tokens(text: str) -> int:
@@ -126,18 +155,13 @@ def _copies(body: Mapping[str, object]) -> int:
     return wanted if isinstance(wanted, int) and wanted > 0 else 1
 
 
-def _chat(body: Json, digest: str) -> Answer:
-    text = _said(_asked(body.get("messages")), body.get("response_format"))
-    message: Json = {
-        "role": "assistant",
-        "content": text,
-        "refusal": None,
-        "annotations": [],
-    }
+def _chat(body: Json, digest: str, manner: Manner | None) -> Answer:
+    text = _spoilt(_said(_asked(body.get("messages")), body.get("response_format")), manner)
+    message, finish_reason = _message(text, manner), _FINISH_REASONS.get(manner, "stop")
     copies = _copies(body)
     asked, told = _tokens(prompt_text(body)), _tokens(text) * copies
     choices = [
-        {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
+        {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
         for index in range(copies)
     ]
     full: Json = {
@@ -159,30 +183,34 @@ def _chat(body: Json, digest: str) -> Answer:
     return Answer(body=full, input_tokens=asked, output_tokens=told)
 
 
-def _response(body: Json, digest: str) -> Answer:
+def _message(text: str, manner: Manner | None) -> Json:
+    is_refusal = manner == "refusal"
+    return {
+        "role": "assistant",
+        "content": None if is_refusal else text,
+        "refusal": _REFUSAL if is_refusal else None,
+        "annotations": [],
+    }
+
+
+def _response(body: Json, digest: str, manner: Manner | None) -> Answer:
     wanted = body.get("text")
     answer_format = wanted.get("format") if isinstance(wanted, dict) else None
-    text = _said(_asked(body.get("input")), answer_format)
+    text = _spoilt(_said(_asked(body.get("input")), answer_format), manner)
     asked, told = _tokens(prompt_text(body)), _tokens(text)
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    message = {
-        "id": f"msg_{digest}",
-        "type": "message",
-        "status": "completed",
-        "role": "assistant",
-        "content": [part],
-    }
+    reason = _INCOMPLETE.get(manner)
+    status = "completed" if reason is None else "incomplete"
     full: Json = {
         "id": f"resp_{digest}",
         "object": "response",
         "created_at": ANSWERED_AT,
-        "status": "completed",
+        "status": status,
         "error": None,
-        "incomplete_details": None,
+        "incomplete_details": None if reason is None else {"reason": reason},
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "model": _model(body),
-        "output": [message],
+        "output": [_output(digest, text, status, manner)],
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "service_tier": "default",
@@ -196,6 +224,21 @@ def _response(body: Json, digest: str) -> Answer:
         "metadata": body.get("metadata") or {},
     }
     return Answer(body=full, input_tokens=asked, output_tokens=told)
+
+
+def _output(digest: str, text: str, status: str, manner: Manner | None) -> Json:
+    part: Json = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+    if manner == "refusal":
+        part = {"type": "refusal", "refusal": _REFUSAL}
+
+    return {
+        "id": f"msg_{digest}",
+        "type": "message",
+        "status": status,
+        "role": "assistant",
+        "content": [part],
+    }
 
 
 def _response_usage(asked: int, told: int) -> Json:

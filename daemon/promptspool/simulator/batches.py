@@ -20,7 +20,7 @@ from promptspool.simulator.inputs import Inspection, inspect
 from promptspool.simulator.ledger import Creation, Ledger
 from promptspool.simulator.output import Written, write
 from promptspool.simulator.problems import ApiProblem, unknown
-from promptspool.simulator.records import Record, Results, recipe, view, workload
+from promptspool.simulator.records import Fates, Record, Results, recipe, view, workload
 from promptspool.simulator.timeline import Course, Ending, plan
 from promptspool.simulator.wire import TERMINAL, Batch, BatchError, BatchUsage
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.clock import Clock
-    from promptspool.simulator.failures import Failure
     from promptspool.simulator.files import FileStore, Ids
     from promptspool.simulator.orders import BatchOrder
     from promptspool.simulator.settings import SimulatorSettings
@@ -186,7 +185,7 @@ class BatchBook:
         errors = list(fate.errors) if fate.ending == "failed" else found.errors
         errors = errors or self._token_errors(found, now)
         is_doomed = bool(errors) or fate.ending == "failed"
-        failures, missing = ({}, set()) if is_doomed else self._verdicts(found, fate)
+        fates = Fates() if is_doomed else self._verdicts(found, fate)
         course = self._course(remote_id, fate, "failed" if is_doomed else fate.ending)
         return Record(
             id=remote_id,
@@ -198,7 +197,7 @@ class BatchBook:
             model=found.model,
             tokens=0 if is_doomed else found.tokens,
             source=source,
-            work=workload(remote_id, found.offsets, failures, missing, fate.drop),
+            work=workload(remote_id, found.offsets, fates, fate.drop),
         )
 
     def _course(self, remote_id: str, fate: BatchFault, ending: Ending | None) -> Course:
@@ -236,10 +235,9 @@ class BatchBook:
         )
         return [BatchError(code="token_limit_exceeded", message=message)]
 
-    def _verdicts(self, found: Inspection, fate: BatchFault) -> tuple[dict[int, Failure], set[int]]:
-        """Return the failure of each failing request, and the requests that go missing."""
-        failures = dict.fromkeys(fate.fail_ordinals, fate.failure) | found.judged
-        missing = set()
+    def _verdicts(self, found: Inspection, fate: BatchFault) -> Fates:
+        """Return what becomes of the requests that do not simply get their answer."""
+        fates = Fates(failures=dict.fromkeys(fate.fail_ordinals, fate.failure) | found.judged)
 
         for marked in found.marked:
             self._attempts[marked.digest] += 1
@@ -247,12 +245,14 @@ class BatchBook:
             if marked.mark.is_once and self._attempts[marked.digest] > 1:
                 continue
 
-            if marked.mark.failure is None:
-                missing.add(marked.ordinal)
+            if marked.mark.failure is not None:
+                fates.failures[marked.ordinal] = marked.mark.failure
+            elif marked.mark.manner is not None:
+                fates.manners[marked.ordinal] = marked.mark.manner
             else:
-                failures[marked.ordinal] = marked.mark.failure
+                fates.missing.add(marked.ordinal)
 
-        return failures, missing
+        return fates
 
     async def _finish(self, record: Record, now: float) -> None:
         """Write the result files if the batch has ended and nobody has."""

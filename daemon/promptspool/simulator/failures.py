@@ -1,21 +1,28 @@
-"""How one request of a batch fails: by a script, or by a mark in its own prompt.
+"""How one request of a batch fails or is answered badly: by a script, or by a mark in its prompt.
 
 `[[fail:400]]` fails always, `[[fail:500 once]]` the first time its body is accepted and never
 again, `[[fail:timeout]]` with an error that is no HTTP response, and `[[missing]]` leaves no
-line at all. Pure, raises nothing.
+line at all. `[[answer:refusal]]` is answered, but with a refusal; `length` cuts the answer off,
+`filter` filters it, and `misfit` ignores the schema it was to fit; all of them with ` once`, too.
+Pure, raises nothing.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, cast
 
 import msgspec
 
 from promptspool.simulator.problems import error_body
 
-_MARK: Final = re.compile(r"\[\[(?:fail:(\d{3}|timeout)( once)?|(missing))\]\]")
+Manner = Literal["refusal", "length", "filter", "misfit"]
+"""How an answer that comes is no good."""
+
+_MARK: Final = re.compile(
+    r"\[\[(?:(?:fail:(\d{3}|timeout)|answer:(refusal|length|filter|misfit))( once)?|(missing))\]\]"
+)
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +74,11 @@ CANCELLED: Final = Failure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A mark found in a prompt; *failure* None means that the request goes missing."""
+    """A mark found in a prompt; the request goes missing if both others are None."""
 
     failure: Failure | None
     is_once: bool
+    manner: Manner | None = None
 
 
 def mark(text: str) -> Mark | None:
@@ -80,9 +88,9 @@ def mark(text: str) -> Mark | None:
     if found is None:
         return None
 
-    name, once, missing = found.groups()
-    failure = None if missing else _named(name)
-    return Mark(failure=failure, is_once=once is not None)
+    name, manner, once, _ = found.groups()
+    failure = None if name is None else _named(name)
+    return Mark(failure=failure, is_once=once is not None, manner=cast("Manner | None", manner))
 
 
 def _named(name: str) -> Failure:

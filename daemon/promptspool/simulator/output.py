@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-    from promptspool.simulator.failures import Failure
+    from promptspool.simulator.failures import Failure, Manner
     from promptspool.simulator.faults import BatchFault
     from promptspool.simulator.wire import Endpoint
 
@@ -41,6 +41,7 @@ class Recipe:
     ran: int
     unrun: Failure | None
     failures: Mapping[int, Failure]
+    manners: Mapping[int, Manner]
     missing: Collection[int]
     dimensions: int
     defects: BatchFault
@@ -140,6 +141,7 @@ class _Writer:
             msgspec.json.decode(raw),
             raw=raw,
             dimensions=self._recipe.dimensions,
+            manner=self._recipe.manners.get(ordinal),
         )
         self.written.input_tokens += told.input_tokens
         self.written.output_tokens += told.output_tokens

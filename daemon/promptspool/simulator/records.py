@@ -29,10 +29,20 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from promptspool.simulator.failures import Manner
     from promptspool.simulator.faults import BatchFault
     from promptspool.simulator.orders import BatchOrder
     from promptspool.simulator.settings import SimulatorSettings
     from promptspool.simulator.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fates:
+    """What becomes of requests that do not simply get their answer, by their ordinals."""
+
+    failures: dict[int, Failure] = field(default_factory=dict)
+    manners: dict[int, Manner] = field(default_factory=dict)
+    missing: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,7 @@ class Workload:
     offsets: array[int]
     order: array[int]
     failures: Mapping[int, Failure]
+    manners: Mapping[int, Manner]
     missing: Collection[int]
     failed_at: list[int]
 
@@ -100,20 +111,19 @@ class Record:
         return self.results is None and status in TERMINAL and status != "failed"
 
 
-def workload(
-    remote_id: str,
-    offsets: array[int],
-    failures: dict[int, Failure],
-    missing: set[int],
-    drop: float,
-) -> Workload:
+def workload(remote_id: str, offsets: array[int], fates: Fates, drop: float) -> Workload:
     """Shuffle the requests of a batch, the same way for the same id, and lose some."""
     order = array("I", range(len(offsets)))
     random.Random(remote_id).shuffle(order)  # noqa: S311 - must be reproducible, is no secret
-    lost = missing | set(order[: int(len(order) * drop + 1e-9)])
-    failed_at = [position for position, ordinal in enumerate(order) if ordinal in failures]
+    lost = fates.missing | set(order[: int(len(order) * drop + 1e-9)])
+    failed_at = [position for position, ordinal in enumerate(order) if ordinal in fates.failures]
     return Workload(
-        offsets=offsets, order=order, failures=failures, missing=lost, failed_at=failed_at
+        offsets=offsets,
+        order=order,
+        failures=fates.failures,
+        manners=fates.manners,
+        missing=lost,
+        failed_at=failed_at,
     )
 
 
@@ -138,6 +148,7 @@ def recipe(record: Record, now: float, settings: SimulatorSettings) -> Recipe:
         ran=record.ran(now),
         unrun=unrun,
         failures=record.work.failures,
+        manners=record.work.manners,
         missing=record.work.missing,
         dimensions=settings.embedding_dimensions,
         defects=record.fate,
