@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
-from promptspool.intake import Limits, plan
+from promptspool.intake import Caps, Dropped, Limits, plan
 from promptspool.intake.request import Request
 from promptspool.intake.split import Splitter
 from promptspool.model import JobId
@@ -38,15 +38,18 @@ def planned(
     if data is not None:
         (folder / "original").write_bytes(data)
 
-    return plan(
+    dropped = Dropped(
         original=folder / "original",
         source=source,
+        sha256="ab" * 32,
         job=JOB,
         profile=ProfileSettings.model_validate({"model": "gpt-5-mini", **changes}),
         limits=limits,
+        caps=Caps(max_expanded=10**9, max_ratio=200),
         give_up_at=99.5,
-        folder=folder,
     )
+
+    return plan(dropped, folder)
 
 
 def rows_of(folder: Path) -> list[PlannedRow]:
@@ -68,7 +71,8 @@ def rejection(folder: Path, data: bytes, **changes: Any) -> dict[str, Any]:
 
     written: dict[str, Any] = json.loads((folder / "rejection.json").read_bytes())
     assert written["reason"] == str(caught.value)
-    assert {path.name for path in folder.iterdir()} == {"original", "rejection.json"}
+    assert not list(folder.glob("*.requests.jsonl"))
+    assert not (folder / "manifest.json").exists()
 
     return written
 
@@ -85,7 +89,7 @@ def test_a_file_becomes_a_plan(tmp_path: Path) -> None:
     ]
     assert (manifest.rows, manifest.bad_rows, manifest.give_up_at) == (3, 1, 99.5)
     assert (manifest.job, manifest.source, manifest.max_attempts) == (JOB, "reviews/may.jsonl", 3)
-    assert manifest.sha256 == hashlib.sha256(data).hexdigest()
+    assert (manifest.format, manifest.table, manifest.prompt_columns) == ("jsonl", None, ["prompt"])
     assert manifest.profile["model"] == "gpt-5-mini"
 
     (batch,) = manifest.batches
@@ -216,12 +220,15 @@ def test_what_fits_no_batch_is_the_rows_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "data", "reason"),
     [
-        ("a.jsonl", b"", "the file is empty; write one prompt a line"),
-        ("a.txt", b"\n  \r\n\n", "the file is empty; write one prompt a line"),
+        ("a.jsonl", b"", "a.jsonl is empty; write your prompts into it and drop it again"),
+        ("a.txt", b"\n  \r\n\n", "the file is blank; write one prompt a line"),
         (
             "a.docx",
             b"x",
-            "found the extension '.docx', which no reader knows; known are .jsonl, .txt",
+            (
+                "found a Word document (.docx), which is not read; save it as .txt "
+                "(a prompt a line) or .md (one prompt)"
+            ),
         ),
     ],
 )
@@ -245,7 +252,7 @@ def test_a_wrong_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_bad_rows_is_refused(tmp_path: Path) -> None:
-    """A file without one usable row quotes a few of its faults, keeps twenty and counts all."""
+    """A file without one usable row quotes a few of its faults, and lists them all."""
     found = rejection(tmp_path, b"7\n" * 1234)
     fault = 'found the number 7; write one object a line, as in {"prompt": "..."}'
 
@@ -255,7 +262,7 @@ def test_a_file_of_bad_rows_is_refused(tmp_path: Path) -> None:
     )
     assert found["fault_count"] == 1234
     assert found["faults"] == [
-        {"line": line, "code": "not_an_object", "message": fault} for line in range(1, 21)
+        {"line": line, "code": "not_an_object", "message": fault} for line in range(1, 1235)
     ]
 
 

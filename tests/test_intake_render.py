@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
-from promptspool.intake.readers import jsonl_columns, reader_of, text_columns
-from promptspool.intake.render import Renderer
+from promptspool.intake.render import MAX_NAMES, Renderer
 from promptspool.intake.request import count_inputs
 from promptspool.settings import ProfileSettings
 
@@ -27,10 +27,15 @@ def profile(**changes: object) -> ProfileSettings:
     return ProfileSettings.model_validate({"model": "gpt-5-mini", **changes})
 
 
+def columns_of(text: str | bytes) -> dict[str, bytes]:
+    """Return the columns that a JSON object is; their values stay as they are written."""
+    columns = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    return {name: bytes(raw) for name, raw in columns.items()}
+
+
 def line_of(text: str | bytes, **changes: object) -> dict[str, Any]:
-    """Return what becomes of a JSON line, parsed back; one physical line of JSON."""
-    line = text.encode() if isinstance(text, str) else text
-    wire = Renderer(profile(**changes)).request(jsonl_columns(line)).line("job-0")
+    """Return what becomes of a JSON object, parsed back; one physical line of JSON."""
+    wire = Renderer(profile(**changes)).request(columns_of(text)).line("job-0")
     assert wire.decode().splitlines(keepends=True) == [wire.decode()]
 
     parsed: dict[str, Any] = json.loads(wire)
@@ -86,17 +91,11 @@ def test_a_prompt_becomes_each_endpoints_body(endpoint: str, expected: dict[str,
     assert list(body.items()) == list(expected.items())
 
 
-def test_a_bare_string_is_a_prompt() -> None:
-    """A line that is one JSON string is what a text line is."""
-    assert body_of('"hi"')["messages"] == [{"role": "user", "content": "hi"}]
-    assert jsonl_columns(b' "hi" ') == text_columns(b"hi")
-
-
 def test_a_row_brings_its_messages() -> None:
     """Messages are passed on as written, with the row's own model."""
     messages = '[{"role": "user",  "content": [{"type": "text", "text": 1.50}]}]'
     line = f'{{"messages": {messages}, "model": "other", "ignored": 1}}'
-    request = Renderer(profile()).request(jsonl_columns(line.encode()))
+    request = Renderer(profile()).request(columns_of(line))
 
     assert messages.encode() in request.line("job-0")
     assert request.model == "other"
@@ -151,6 +150,7 @@ def test_a_ready_request_is_passed_on_as_it_is(
 ) -> None:
     """All of a ready request but its custom_id arrives as it was written."""
     body = {**extra_body, "model": "m"}
+    body.update(input="hi")
     body.pop("stream", None)
     line = {**extra, "custom_id": "mine", "url": "/v1/embeddings", "body": body}
     expected = {"method": "POST", **line, "custom_id": "job-0"}
@@ -161,9 +161,9 @@ def test_a_ready_request_is_passed_on_as_it_is(
 
 def test_ready_bytes_are_kept() -> None:
     """Numbers, spaces and escapes of a ready body are its author's business."""
-    raw = rb'{"x": 1.500,  "y":"\u00e9", "model" : "m", "z": 123456789012345678901234567890}'
+    raw = rb'{"x": 1.500,  "input":"\u00e9", "model" : "m", "z": 123456789012345678901234567890}'
     line = b'{"custom_id": "a", "url": "/v1/responses", "body": %s}' % raw
-    request = Renderer(profile()).request(jsonl_columns(line))
+    request = Renderer(profile()).request(columns_of(line))
 
     assert request.line("job-0") == (
         b'{"custom_id":"job-0","method":"POST","url":"/v1/responses","body":%s}\n' % raw
@@ -184,167 +184,9 @@ def test_inputs_are_counted(text: str, expected: int) -> None:
     assert count_inputs(text.encode()) == expected
 
     request = {"url": "/v1/embeddings", "body": {"model": "m", "input": json.loads(text)}}
-    ready = Renderer(profile()).request(jsonl_columns(json.dumps(request).encode()))
+    ready = Renderer(profile()).request(columns_of(json.dumps(request)))
     brought = Renderer(profile(endpoint="/v1/embeddings")).request({"input": text.encode()})
     assert ready.inputs == brought.inputs == expected
-
-
-READY = '{"url": "/v1/responses", "body": {"model": "m"%s}%s}'
-
-
-@pytest.mark.parametrize(
-    ("line", "code", "message"),
-    [
-        (
-            "{'prompt': 1}",
-            "invalid_json",
-            (
-                "broken JSON: expecting property name enclosed in double quotes at column 2; "
-                "write one whole object a line"
-            ),
-        ),
-        (
-            "{",
-            "invalid_json",
-            (
-                "broken JSON: expecting property name enclosed in double quotes at column 2; "
-                "write one whole object a line"
-            ),
-        ),
-        (
-            '{"é": "b" "c"}',
-            "invalid_json",
-            "broken JSON: expecting ',' delimiter at column 11; write one whole object a line",
-        ),
-        (
-            '{"prompt": NaN}',
-            "invalid_json",
-            "broken JSON: NaN is no JSON; write null or a string",
-        ),
-        (
-            r'{"prompt": "\ud83d"}',
-            "invalid_json",
-            r"broken JSON: half a surrogate pair (\uD800 to \uDFFF stand only in pairs)",
-        ),
-        ('{"prompt": %s}' % ("[" * 9999), "invalid_json", "the JSON is nested too deeply"),
-        (
-            "[1, 2]",
-            "not_an_object",
-            'found an array; write one object a line, as in {"prompt": "..."}',
-        ),
-        (
-            "12.5",
-            "not_an_object",
-            'found the number 12.5; write one object a line, as in {"prompt": "..."}',
-        ),
-        (
-            " true ",
-            "not_an_object",
-            'found true; write one object a line, as in {"prompt": "..."}',
-        ),
-        (
-            "null",
-            "not_an_object",
-            'found null; write one object a line, as in {"prompt": "..."}',
-        ),
-        (
-            '{"text": "a", "label": 1}',
-            "missing_prompt",
-            (
-                "found no key 'prompt' but 'text', 'label'; "
-                "rename one, or write a prompt template in the profile"
-            ),
-        ),
-        (
-            "{}",
-            "missing_prompt",
-            (
-                "found no key 'prompt' but no keys; "
-                "rename one, or write a prompt template in the profile"
-            ),
-        ),
-        ('{"prompt": 7}', "invalid_prompt", "prompt is the number 7; write a string"),
-        ('{"prompt": null}', "invalid_prompt", "prompt is null; write a string"),
-        ('{"prompt": ["a"]}', "invalid_prompt", "prompt is an array; write a string"),
-        (r'{"prompt": " \n"}', "empty_prompt", "the prompt is empty; write some text"),
-        ('""', "empty_prompt", "the prompt is empty; write some text"),
-        (
-            '{"messages": "hi"}',
-            "invalid_messages",
-            'messages is a string; write an array, as in [{"role": "user", "content": "..."}]',
-        ),
-        (
-            '{"messages": []}',
-            "invalid_messages",
-            "messages is empty; write at least one message",
-        ),
-        (
-            '{"messages": ["hi"]}',
-            "invalid_messages",
-            (
-                "messages holds something that is no object; "
-                'write each as {"role": "user", "content": "..."}'
-            ),
-        ),
-        (
-            READY % ("", ', "method": "GET"'),
-            "invalid_request",
-            'method is "GET"; write "method": "POST"',
-        ),
-        (
-            '{"url": "/v1/images/edits", "body": {"model": "m"}}',
-            "invalid_request",
-            (
-                'url is "/v1/images/edits"; write one of /v1/chat/completions, /v1/responses, '
-                "/v1/embeddings, /v1/completions, /v1/moderations"
-            ),
-        ),
-        (
-            '{"method": "POST", "url": "/v1/responses", "body": "{}"}',
-            "invalid_request",
-            "body is a string; write the body of the request as an object",
-        ),
-        (
-            '{"url": "/v1/responses", "body": {}}',
-            "invalid_request",
-            'body.model is missing; write the name of one, as in "model": "gpt-5-mini"',
-        ),
-        (
-            '{"url": "/v1/responses", "body": {"model": ""}}',
-            "invalid_request",
-            'body.model is ""; write the name of one, as in "model": "gpt-5-mini"',
-        ),
-        (
-            READY % (', "stream": true', ""),
-            "invalid_request",
-            "body.stream is true, which no batch can do; leave it out",
-        ),
-    ],
-)
-def test_a_bad_row_says_what_to_write(line: str, code: str, message: str) -> None:
-    """Every fault of a row names what was found and what to write instead."""
-    assert fault(line) == (code, message)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"input": 5}', "input is the number 5; write a string or an array"),
-        ('{"input": {}}', "input is an object; write a string or an array"),
-        ('{"input": []}', "input is empty; write some text"),
-        ('{"input": " "}', "input is empty; write some text"),
-        (
-            '{"input": ["a"]}',
-            (
-                "input holds something that is no object; "
-                'write each as {"role": "user", "content": "..."}'
-            ),
-        ),
-    ],
-)
-def test_a_bad_input_says_what_to_write(line: str, message: str) -> None:
-    """An input that no endpoint takes is the row's fault, not the batch's."""
-    assert fault(line, endpoint="/v1/responses") == ("invalid_input", message)
 
 
 @pytest.mark.parametrize(
@@ -390,8 +232,34 @@ def test_a_template_that_makes_nothing_is_a_fault() -> None:
     ("changes", "message"),
     [
         (
-            {"params": {"stream": False}},
+            {"params": {"stream": True}},
             "the profile's params hold 'stream', which no batch can do; leave it out",
+        ),
+        (
+            {"params": {"background": True}},
+            "the profile's params hold 'background', which no batch can do; leave it out",
+        ),
+        (
+            {"params": {"when": {1j: 2}}},
+            (
+                "the profile's params.when cannot be written as JSON: Only dicts with str-like or "
+                "number-like keys are supported"
+            ),
+        ),
+        (
+            {"params": {"response_format": {}}, "response_schema": {"type": "object"}},
+            (
+                "the profile's params hold 'response_format', which response_schema decides; "
+                "leave it out"
+            ),
+        ),
+        (
+            {
+                "endpoint": "/v1/responses",
+                "params": {"text": {}},
+                "response_schema": {"type": "object"},
+            },
+            "the profile's params hold 'text', which response_schema decides; leave it out",
         ),
         (
             {"params": {"messages": []}},
@@ -418,34 +286,136 @@ def test_a_profile_that_fits_no_row_says_so(changes: dict[str, Any], message: st
         ('{"custom_id": 12, "id": "b"}', None, "12"),
         ('{"id": 123456789012345678901234567890}', None, "123456789012345678901234567890"),
         ('{"custom_id": "", "id": null}', None, None),
+        ('{"custom_id": " ", "id": "b"}', None, "b"),
+        ('{"prompt": "x"}', None, None),
+        ('{"custom_id": 7.0}', None, "7"),
+        ('{"id": -0.0}', None, "0"),
+        ('{"id": 1.2e3}', None, "1200"),
+        ('{"Id ": " a "}', None, " a "),
+        ('{"Id": "b", "CUSTOM_ID": "a"}', None, "a"),
         ('{"custom_id": "a", "sku": 7}', "sku-{{ sku }}", "sku-7"),
     ],
 )
 def test_the_users_id_is_found(line: str, template: str | None, expected: str | None) -> None:
     """A row is called by the profile's template, its custom_id or its id, in this order."""
-    assert Renderer(profile(id=template)).user_id(jsonl_columns(line.encode())) == expected
-
-
-def test_an_unknown_extension_lists_the_known() -> None:
-    """A file that no reader takes says which ones there are."""
-    with pytest.raises(BadInput, match=r"^found the extension '.docx', which no reader knows; "):
-        reader_of("a/b.docx")
-
-    with pytest.raises(BadInput, match=r"found no extension, .* known are .jsonl, .txt$"):
-        reader_of("a.b/c")
-
-    assert reader_of("A.JSONL") is jsonl_columns
+    assert Renderer(profile(id=template)).user_id(columns_of(line)) == expected
 
 
 @settings(deadline=None)
-@given(st.text(max_size=40), st.text(min_size=1, max_size=8))
-def test_any_text_survives(prompt: str, model: str) -> None:
-    """Whatever a text line holds reaches the model, in one line of JSON."""
-    line = prompt.replace("\n", "").encode()
-    renderer = Renderer(profile(model=model, system=prompt))
+@given(st.text(max_size=40), st.text(max_size=40), st.text(min_size=1, max_size=8))
+def test_any_text_survives(prompt: str, system: str, model: str) -> None:
+    """Whatever a prompt holds reaches the model, in one line of JSON."""
+    renderer = Renderer(profile(model=model, system=system))
 
-    if prompt.strip() and line.strip():
-        wire = renderer.request(text_columns(line)).line("job-0")
+    if prompt.strip():
+        wire = renderer.request({"text": msgspec.json.encode(prompt)}).line("job-0")
         contents = [one["content"] for one in json.loads(wire)["body"]["messages"]]
-        assert contents == [prompt, line.decode()]
+        assert contents == ([system, prompt] if system else [prompt])
         assert len(wire.decode().splitlines()) == 1
+
+
+def test_a_pretty_printed_value_is_one_line() -> None:
+    """Line ends between the tokens of what a row brings do not end the request's line."""
+    messages = b'[\r\n  {"role": "user",\n   "content": "a\\nb"}\n]'
+    wire = Renderer(profile()).request({"messages": messages}).line("job-0")
+
+    assert wire.count(b"\n") == 1
+    assert json.loads(wire)["body"]["messages"] == [{"role": "user", "content": "a\nb"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ('{"question": "q", "input": "i", "text": "t", "prompt": "p"}', "prompt"),
+        ('{"question": "q", "input": "i", "text": "t"}', "text"),
+        ('{"question": "q", "input": "i", "label": 1}', "input"),
+        ('{"Question": "q", "text": "t"}', "text"),
+        ('{"label": 1, " QUESTION ": "q"}', " QUESTION "),
+        ('{"ID": 1, "review": "r"}', "review"),
+        ('{"custom_id": "a", "id": 1, "image_url": null, "review": "r"}', "review"),
+    ],
+)
+def test_the_prompts_column_is_found(line: str, taken: str) -> None:
+    """Without a template the likeliest name is the prompt's column, exact ones first, or the only.
+
+    Which one it was is remembered.
+    """
+    renderer = Renderer(profile())
+    wire = renderer.request(columns_of(line)).line("job-0")
+
+    assert json.loads(wire)["body"]["messages"][0]["content"] == json.loads(line)[taken]
+    assert renderer.prompt_columns == [taken]
+
+
+def test_prompt_columns_are_remembered_in_order() -> None:
+    """The columns that were taken are listed once each, and no more of them than a log bears."""
+    renderer = Renderer(profile())
+    names = ["text", "prompt", "text", *(f"column {n}" for n in range(50))]
+
+    for name in names:
+        renderer.request({name: b'"hi"'})
+
+    assert renderer.prompt_columns == [
+        "text",
+        "prompt",
+        *(f"column {n}" for n in range(MAX_NAMES - 2)),
+    ]
+
+
+def test_a_row_without_its_messages_may_have_a_prompt() -> None:
+    """Where rows bring messages, `prompt` stands in for those that are empty, no other column."""
+    assert body_of('{"messages": null, "prompt": "hi"}')["messages"][0]["content"] == "hi"
+    assert fault('{"messages": "", "text": "hi"}')[0] == "invalid_messages"
+    assert fault('{"messages": null, "label": "good"}')[0] == "invalid_messages"
+
+
+def test_messages_may_be_json_in_a_text_cell() -> None:
+    """A table has no place for an array but a text, so a text that is one is taken for it."""
+    messages = [{"role": "user", "content": "é\u2028\n"}]
+    cell = json.dumps(messages, indent=1, ensure_ascii=False)
+
+    for endpoint, field in ((CHAT, "messages"), ("/v1/responses", "input")):
+        assert body_of(json.dumps({"Messages": cell}), endpoint=endpoint)[field] == messages
+
+
+def test_a_number_is_a_prompt() -> None:
+    """A cell that a spreadsheet took for a number is the text that it shows."""
+    assert body_of('{"prompt": 7.50}')["messages"][0]["content"] == "7.50"
+    assert body_of('{"input": -3}', endpoint="/v1/completions")["prompt"] == "-3"
+
+
+def test_a_template_has_the_say_of_texts() -> None:
+    """With a template, a text called input or messages is a column like any other."""
+    for endpoint, field in (("/v1/responses", "input"), ("/v1/embeddings", "input")):
+        body = body_of('{"input": "a"}', endpoint=endpoint, prompt="<{{ input }}>")
+        assert body[field] == "<a>"
+
+    line = '{"messages": "a", "prompt": "b", "method": "GET", "url": "/", "body": "c"}'
+    body = body_of(line, prompt="{{ messages }}{{ prompt }}{{ body }}")
+    assert body["messages"][0]["content"] == "abc"
+
+
+def test_a_schema_comes_after_the_params() -> None:
+    """The profile's schema is in each body, whatever the row brings."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+    for endpoint, name in ((CHAT, "response_format"), ("/v1/responses", "text")):
+        made = {"endpoint": endpoint, "response_schema": schema, "params": {"seed": 1}}
+
+        for line in ('{"prompt": "hi"}', '{"messages": [{"role": "user", "content": "hi"}]}'):
+            body = body_of(line, **made)
+            assert list(body)[-2:] == ["seed", name]
+            assert '"properties": {"a": {' in json.dumps(body[name])
+
+
+def test_a_template_cannot_grow_without_end() -> None:
+    """What a few characters could make fill the memory is a fault."""
+    line = '{"a": "b", "n": 10}'
+
+    for template in ("{{ a * 100000000 }}", "{{ n ** 99999999 }}", "{{ [a] * 9999999 * n }}"):
+        code, message = fault(line, prompt=template)
+        assert code == "template_error"
+        assert message.endswith("is too large")
+
+    body = body_of(line, prompt="{{ a * 3 * 2 ** 2 }}")
+    assert body["messages"][0]["content"] == "b" * 12

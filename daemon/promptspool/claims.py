@@ -22,6 +22,7 @@ from promptspool.model import Job, JobId, JobStatus, shown
 from promptspool.settings import profile_for
 from promptspool.spool import (
     SIDECAR,
+    TOO_LONG,
     remove_folder,
     sidecar_of,
     sweep_removed,
@@ -125,7 +126,6 @@ class Claims:
         provider = None if profile is None else profile.provider
         raw = os.fsencode(name)
         now = self.clock.now()
-        refused = "the name is too long: its results could not be named after it"
 
         return Claim(
             job=mint(now),
@@ -137,7 +137,7 @@ class Claims:
             claimed_at=now,
             size_bytes=size_bytes,
             priority=0 if profile is None else profile.priority,
-            refused=refused if self.spool.is_too_long(raw) else None,
+            refused=TOO_LONG if self.spool.is_too_long(raw) else None,
         )
 
     def _profile(self, name: str, sidecar: Path | None) -> ProfileSettings | None:

@@ -115,8 +115,10 @@ def _tell_transition(after: Row, outcome: Outcome, keys: dict[str, str]) -> None
 
 def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
     match job.status, outcome:
-        case JobStatus.PLANNED, Planned(batches=batches, requests=requests):
-            _log.info("job.planned", requests=requests, batches=len(batches), **keys)
+        case JobStatus.PLANNED, Planned() as planned:
+            _log.info("job.planned", requests=planned.requests, batches=len(planned.batches),
+                      bad_rows=planned.bad_rows, format=planned.format,
+                      prompt_columns=planned.prompt_columns, **keys)  # fmt: skip
         case JobStatus.DELIVERED, Delivered(results=results, errors=errors):
             _log.info("job.delivered", file=job.shown, results=results, errors=errors, **keys)
         case JobStatus.REJECTED, _:

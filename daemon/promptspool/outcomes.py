@@ -20,6 +20,11 @@ class Planned:
     batches: tuple[Batch, ...]
     requests: int
     sha256: str
+    format: str = "jsonl"
+    """What the file was read as."""
+    bad_rows: int = 0
+    prompt_columns: tuple[str, ...] = ()
+    """The columns that were taken for the prompt where the profile has no template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool import intake
+from promptspool import intake, worker
 from promptspool.errors import BadInput, ConfigError
 from promptspool.model import Batch
 from promptspool.settings import profile_for
 from promptspool.spool import SIDECAR, SIDECAR_SUFFIX, read_own, write_durably
-from promptspool.wire import Claim, Manifest, Rejection
+from promptspool.wire import Claim, Manifest, Rejection, RejectionHead
+from promptspool.worker import WorkerDied
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.context import Context
-    from promptspool.model import BatchId, Job
-    from promptspool.settings import ProfileSettings, Settings
+    from promptspool.model import BatchId, Job, JobId
+    from promptspool.settings import ProfileSettings, ProviderSettings, Settings
     from promptspool.wire import PlannedBatch
+
+TRIES_TO_READ = 3
+"""A file whose reader dies is tried so often: the machine may have been short of memory."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -37,7 +41,7 @@ def finished_plan(folder: Path) -> Manifest | None:
     note = folder / "rejection.json"
 
     if note.exists():
-        rejection = read_own(note, Rejection)
+        rejection = read_own(note, RejectionHead)
 
         raise BadInput(rejection.reason, code=rejection.code)
 
@@ -47,33 +51,79 @@ def finished_plan(folder: Path) -> Manifest | None:
         return None
 
 
-def fresh_plan(context: Context, job: Job, folder: Path) -> Manifest:
-    """Make request files of the original, and the manifest last."""
+def fresh_plan(context: Context, job: Job, folder: Path, *, sha256: str) -> Manifest:
+    """Make request files of the original, whose hash is *sha256*, and the manifest last."""
+    settings = context.settings
     claim = read_own(folder / "claim.json", Claim)
 
     if claim.refused is not None:
         raise BadInput(claim.refused, code="name_too_long")
 
-    profile = profile_of(context.settings, job, folder)
+    profile = profile_of(settings, job, folder)
 
     if profile is None or job.provider is None:
-        raise BadInput(_unknown_profile(job, context.settings), code="unknown_profile")
+        raise BadInput(unknown_profile(job.profile, settings), code="unknown_profile")
 
-    limits = context.account(job.provider, job.base_url).settings
-
-    return intake.plan(
+    found = dropped(
+        settings,
+        context.account(job.provider, job.base_url).settings,
+        profile,
         original=folder / "original",
         source=job.shown,
+        sha256=sha256,
         job=job.id,
+        give_up_at=job.claimed_at + settings.retry.max_age,
+    )
+
+    try:
+        return planned(found, folder)
+    except WorkerDied as error:
+        if job.failures < TRIES_TO_READ:
+            raise OSError(str(error)) from error  # tried again like anything of the machine's
+
+        reason = f"reading it fails every time: {error}; save it as .csv or .jsonl, or in parts"
+        raise BadInput(reason, code="unreadable") from error
+
+
+def dropped(  # noqa: PLR0913 (one keyword for each thing that decides what is submitted)
+    settings: Settings,
+    provider: ProviderSettings,
+    profile: ProfileSettings,
+    *,
+    original: Path,
+    source: str,
+    sha256: str,
+    job: JobId,
+    give_up_at: float,
+) -> intake.Dropped:
+    """Return a dropped file as intake wants it, with the limits of *provider*."""
+    return intake.Dropped(
+        original=original,
+        source=source,
+        sha256=sha256,
+        job=job,
         profile=profile,
         limits=intake.Limits(
-            max_requests=limits.max_requests,
-            max_bytes=limits.max_bytes,
-            max_inputs=limits.max_inputs,
+            max_requests=provider.max_requests,
+            max_bytes=provider.max_bytes,
+            max_inputs=provider.max_inputs,
         ),
-        give_up_at=job.claimed_at + context.settings.retry.max_age,
-        folder=folder,
+        caps=intake.Caps(
+            max_expanded=settings.intake.max_expanded, max_ratio=settings.intake.max_ratio
+        ),
+        give_up_at=give_up_at,
     )
+
+
+def planned(found: intake.Dropped, folder: Path) -> Manifest:
+    """Plan in this process, or in one of its own where that takes a large library.
+
+    Raises `WorkerDied` (environment) if that process comes to an end without an answer.
+    """
+    if intake.is_heavy(found.original, found.source):
+        return worker.run(intake.plan, found, folder)
+
+    return intake.plan(found, folder)
 
 
 def profile_of(settings: Settings, job: Job, folder: Path) -> ProfileSettings | None:
@@ -94,12 +144,13 @@ def profile_of(settings: Settings, job: Job, folder: Path) -> ProfileSettings | 
         raise BadInput(str(error), code="bad_sidecar") from error
 
 
-def _unknown_profile(job: Job, settings: Settings) -> str:
+def unknown_profile(name: str, settings: Settings) -> str:
+    """Return what is said of a file whose folder is no profile's."""
     known = ", ".join(sorted(settings.profiles)) or "none"
 
     return (
-        f"there is no profile {job.profile!r}; known profiles: {known}; drop the file into the "
-        f"inbox folder of one of them, or add [profiles.{job.profile}] to the configuration"
+        f"there is no profile {name!r}; known profiles: {known}; drop the file into the "
+        f"inbox folder of one of them, or add [profiles.{name}] to the configuration"
     )
 
 

@@ -36,6 +36,9 @@ MAX_NAME_BYTES = 255
 LONGEST_SUFFIX = max((f".{name}" for name in PRODUCTS), key=len)
 """The longest that delivery appends to a dropped file's name."""
 
+TOO_LONG = "the name is too long: its results could not be named after it"
+"""What is said of a file for which `Spool.is_too_long` is true."""
+
 SIDECAR = "sidecar.toml"
 """A sidecar's name in the working folder."""
 
@@ -155,6 +158,12 @@ def finish_folder(part: Path, folder: Path) -> None:
     sync_folder(part)
     write_durably(_marker(folder), b"%d\n" % part.stat().st_ino)
     rename_durably(part, folder)
+
+
+def remove_finished(folder: Path) -> None:
+    """Remove a folder that `finish_folder` has named, if it is there; repeatable."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _marker(folder).unlink(missing_ok=True)
 
 
 def _marker(folder: Path) -> Path:

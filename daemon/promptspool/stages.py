@@ -107,9 +107,10 @@ async def plan(context: Context, job: Job) -> Outcome:
         manifest = await anyio.to_thread.run_sync(planning.finished_plan, folder)
 
         if manifest is None:
-            await _check_content(context, job, folder)
+            sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
+            await _check_content(context, job, folder, sha256)
             manifest = await anyio.to_thread.run_sync(
-                partial(planning.fresh_plan, context, job, folder)
+                partial(planning.fresh_plan, context, job, folder, sha256=sha256)
             )
     except BadInput as error:
         await anyio.to_thread.run_sync(planning.note_rejection, folder, job, error)
@@ -120,18 +121,24 @@ async def plan(context: Context, job: Job) -> Outcome:
         planning.batch_row(job, planned, manifest, None, now) for planned in manifest.batches
     )
 
-    return Planned(batches=rows, requests=manifest.rows, sha256=manifest.sha256)
+    return Planned(
+        batches=rows,
+        requests=manifest.rows,
+        sha256=manifest.sha256,
+        format=manifest.format,
+        bad_rows=manifest.bad_rows,
+        prompt_columns=tuple(manifest.prompt_columns),
+    )
 
 
-async def _check_content(context: Context, job: Job, folder: Path) -> None:
+async def _check_content(context: Context, job: Job, folder: Path, sha256: str) -> None:
     """Say when the same content was dropped before, or refuse it where the profile says so."""
-    sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
     earlier = await context.store.job_with_content(sha256, other_than=job.id)
 
     if earlier is None:
         return
 
-    profile = context.settings.profiles.get(job.profile)
+    profile = planning.profile_of(context.settings, job, folder)
     _log.warning("job.repeated", earlier_job=earlier.id, earlier_file=earlier.shown)
 
     if profile is not None and profile.on_same_content == "skip":
@@ -428,6 +435,7 @@ async def settle(context: Context, batch: Batch) -> Outcome:
             max_attempts=manifest.max_attempts,
             request_backoff_s=context.settings.retry.request_backoff,
             now=now,
+            response_schema=manifest.profile.get("response_schema"),
         )
     )
 

@@ -40,12 +40,14 @@ TABLES = tuple(
 ANSWERS = "answers"
 """The folder with a file for each answer."""
 
+NPY, PARQUET = "embeddings.npy", "embeddings.parquet"
+
 PRODUCTS = (
     "results.jsonl",
     "errors.jsonl",
     *TABLES,
-    "embeddings.npy",
-    "embeddings.parquet",
+    NPY,
+    PARQUET,
     ANSWERS,
     "summary.json",
 )
@@ -85,11 +87,23 @@ class Claim(msgspec.Struct, kw_only=True, frozen=True):
     """Why it is to be rejected unread; None for almost every file."""
 
 
-class RowFault(msgspec.Struct, kw_only=True, frozen=True):
+class RowFault(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Why a row became no request."""
 
     code: str
     message: str
+    key: str | None = None
+    """The column or key that is at fault; None when there is no single one."""
+
+
+class RowComplaint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One row at fault, for the person who dropped the file."""
+
+    line: int
+    code: str
+    message: str
+    key: str | None = None
+    document: str | None = None
 
 
 class Rejection(msgspec.Struct, kw_only=True, frozen=True):
@@ -98,9 +112,16 @@ class Rejection(msgspec.Struct, kw_only=True, frozen=True):
     file: str
     code: str
     reason: str
-    faults: list[dict[str, int | str]] = []
-    """The first rows that are at fault: `line`, `code`, `message`."""
     fault_count: int = 0
+    faults: list[RowComplaint] = []
+    """Every row that is at fault, as far as the file was read."""
+
+
+class RejectionHead(msgspec.Struct, kw_only=True, frozen=True):
+    """A rejection without its faults, for those who need no more of it."""
+
+    code: str
+    reason: str
 
 
 class PlannedRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -110,6 +131,8 @@ class PlannedRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The user's own id of it."""
     line: int
     """Where it begins in the dropped file, from 1."""
+    document: str | None = None
+    """What an archive calls it; None for a row of a file."""
     fault: RowFault | None = None
 
 
@@ -140,6 +163,16 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     """The dropped file's name, for people."""
     sha256: str
     """Of the original."""
+    format: str = "jsonl"
+    """What it was read as."""
+    table: str | None = None
+    """The product that is the same table with answers beside its rows; None for what is none."""
+    max_row_bytes: int = 190_000_000
+    """Rows longer than this were faults."""
+    notes: dict[str, str] = {}
+    """What was found out about the file, for people."""
+    prompt_columns: list[str] = []
+    """The columns that were taken for the prompt where the profile has no template."""
     rows: int
     bad_rows: int
     give_up_at: float

@@ -11,32 +11,42 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from promptspool.errors import BadInput
-from promptspool.intake.readers import described
-from promptspool.intake.request import EMBEDDINGS, PROMPT_FIELDS, Request, count_inputs, member
+from promptspool.intake.messages import check_content
+from promptspool.intake.request import (
+    EMBEDDINGS,
+    PROMPT_FIELDS,
+    RESPONSES,
+    Request,
+    count_inputs,
+)
+from promptspool.intake.values import described, is_blank, member, shown, text_of
 
 if TYPE_CHECKING:
-    from promptspool.intake.readers import Columns
+    from promptspool.intake.rows import Columns
 
-_SHOWN = 80
+FORBIDDEN = ("stream", "background")
+"""Parameters whose answers cannot be lines of a file (OpenAI Batch guide: no streaming)."""
 
 _POST = b'"POST"'
 
+_HARMLESS = (b"false", b"null")
 
-class _Message(msgspec.Struct):
-    role: msgspec.Raw = msgspec.Raw(b"null")
-
+# What a response may be made of without an input of its own.
+_EARLIER = ("conversation", "previous_response_id")
 
 _bodies = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_arrays = msgspec.json.Decoder(list[msgspec.Raw])
-_messages = msgspec.json.Decoder(list[_Message])
+_anything = msgspec.json.Decoder()
 
 
-def is_ready(columns: Columns) -> bool:
-    """Tell a ready request from a table that happens to have a column `url` or `body`."""
+def is_ready(columns: Columns, *, has_template: bool) -> bool:
+    """Tell a ready request from a table that happens to have a column `url` or `body`.
+
+    With a template, a table of `method`, `url` and `body` is one of texts.
+    """
     if "url" not in columns or "body" not in columns:
         return False
 
-    return "method" in columns or columns["body"].startswith(b"{")
+    return columns["body"].startswith(b"{") or ("method" in columns and not has_template)
 
 
 def ready_request(columns: Columns) -> Request:
@@ -44,92 +54,108 @@ def ready_request(columns: Columns) -> Request:
     method = columns.get("method", _POST)
 
     if method != _POST:
-        reason = f'method is {_shown(method)}; write "method": "POST"'
-        raise BadInput(reason, code="invalid_request")
+        raise _fault("method", shown(method), 'write "method": "POST"')
 
     url = text_of(columns["url"])
 
     if url not in PROMPT_FIELDS:
-        known = ", ".join(PROMPT_FIELDS)
-        reason = f"url is {_shown(columns['url'])}; write one of {known}"
-        raise BadInput(reason, code="invalid_request")
+        raise _fault("url", shown(columns["url"]), f"write one of {', '.join(PROMPT_FIELDS)}")
 
-    body = _checked_body(columns["body"])
+    for name in ("messages", "input", "prompt"):
+        if not is_blank(columns.get(name, b"")):
+            reason = f"the row has both a body and {name!r} beside it; leave one of them out"
+            raise BadInput(reason, code="ambiguous_row", key=name)
+
+    body = _checked_body(url, columns["body"])
     members = {"method": _POST, **columns}
     members.pop("custom_id", None)
 
     return Request(
         url=url,
         model=text_of(bytes(body["model"])),
-        inputs=count_inputs(bytes(body.get("input", b""))) if url == EMBEDDINGS else 0,
+        inputs=count_inputs(bytes(body["input"])) if url == EMBEDDINGS else 0,
         fields=b",".join(member(name, raw) for name, raw in members.items()),
     )
 
 
-def checked_messages(raw: bytes, *, key: str) -> bytes:
-    """Return *raw*, the value of *key*, if it is an array of objects."""
-    if not raw.startswith(b"["):
-        example = '[{"role": "user", "content": "..."}]'
-        reason = f"{key} is {described(raw)}; write an array, as in {example}"
-        raise BadInput(reason, code=f"invalid_{key}")
+def array_in_text(raw: bytes, *, key: str) -> bytes:
+    """Return the array that the string *raw* holds as JSON text, *raw* itself if it holds none.
+
+    A table has no other place for one. Raises `BadInput` for what begins like an array of objects,
+    but is broken.
+    """
+    text = text_of(raw).strip()
+
+    if not text.startswith("["):
+        return raw
+
+    array = text.encode()
 
     try:
-        messages = _messages.decode(raw)
-    except msgspec.ValidationError as error:
-        example = '{"role": "user", "content": "..."}'
-        reason = f"{key} holds something that is no object; write each as {example}"
-        raise BadInput(reason, code=f"invalid_{key}") from error
+        _anything.decode(array)
+    except (msgspec.DecodeError, RecursionError) as error:
+        if not text[1:].lstrip().startswith(('"', "{")):
+            return raw
 
-    if not messages:
-        raise BadInput(f"{key} is empty; write at least one message", code=f"invalid_{key}")
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = f"{key} is a string that begins like an array, but is broken JSON: {why}; mend it"
+        raise BadInput(reason, code=f"invalid_{key}", key=key) from error
 
-    return raw
-
-
-def checked_input(raw: bytes) -> bytes:
-    """Return *raw*, the value of `input`, if it is a string or an array with something in it."""
-    if not raw.startswith((b'"', b"[")):
-        reason = f"input is {described(raw)}; write a string or an array"
-        raise BadInput(reason, code="invalid_input")
-
-    if not (_arrays.decode(raw) if raw.startswith(b"[") else text_of(raw).strip()):
-        raise BadInput("input is empty; write some text", code="invalid_input")
-
-    return raw
+    return array
 
 
-def brings_system(messages: bytes) -> bool:
-    """Tell whether an array of messages, which was checked, begins with a system message."""
-    return text_of(bytes(_messages.decode(messages)[0].role)) in ("system", "developer")
+def _fault(key: str, found: str, advice: str) -> BadInput:
+    return BadInput(f"{key} is {found}; {advice}", code="invalid_request", key=key)
 
 
-def text_of(raw: bytes) -> str:
-    """Return the string that the JSON text *raw* is, empty if it is something else."""
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else ""
-
-
-def _checked_body(raw: bytes) -> dict[str, msgspec.Raw]:
+def _checked_body(url: str, raw: bytes) -> dict[str, msgspec.Raw]:
     if not raw.startswith(b"{"):
-        reason = f"body is {described(raw)}; write the body of the request as an object"
-        raise BadInput(reason, code="invalid_request")
+        raise _fault("body", described(raw), "write the body of the request as an object")
 
     body = _bodies.decode(raw)
-    model = bytes(body["model"]) if "model" in body else b""
+    model = bytes(body.get("model", b""))
 
     if not text_of(model):
-        found = _shown(model) if model else "missing"
-        reason = f'body.model is {found}; write the name of one, as in "model": "gpt-5-mini"'
-        raise BadInput(reason, code="invalid_request")
+        advice = 'write the name of one, as in "model": "gpt-5-mini"'
+        raise _fault("body.model", shown(model), advice)
 
-    if bytes(body.get("stream", b"")) == b"true":
-        reason = "body.stream is true, which no batch can do; leave it out"
-        raise BadInput(reason, code="invalid_request")
+    for name in FORBIDDEN:
+        value = bytes(body.get(name, b"false"))
+
+        if value not in _HARMLESS:
+            raise _fault(f"body.{name}", f"{shown(value)}, which no batch can do", "leave it out")
+
+    _check_prompt(url, body)
 
     return body
 
 
-def _shown(raw: bytes) -> str:
-    """Quote a short value as it was written; only name a long or nested one."""
-    is_short = raw.startswith(b'"') and len(raw) <= _SHOWN
+def _check_prompt(url: str, body: dict[str, msgspec.Raw]) -> None:
+    """Raise `BadInput` unless *body* has what *url* takes, in the shape that it takes it."""
+    field = PROMPT_FIELDS[url]
 
-    return raw.decode() if is_short else described(raw)
+    if field in body:
+        check_content(url, bytes(body[field]), key=f"body.{field}")
+        return
+
+    if url == RESPONSES and _is_made_of_earlier(body):
+        return
+
+    for other in ("messages", "input", "prompt"):
+        if other in body:
+            fitting = [f'"{known}"' for known, name in PROMPT_FIELDS.items() if name == other]
+            reason = (
+                f'url is "{url}", which takes {field!r}, but body has {other!r}; '
+                f'write {field!r} there, or "url": {" or ".join(fitting)}'
+            )
+            raise BadInput(reason, code="url_mismatch", key="url")
+
+    example = "[...]" if field == "messages" else '"..."'
+    raise _fault(f"body.{field}", "missing", f'write what to ask, as in "{field}": {example}')
+
+
+def _is_made_of_earlier(body: dict[str, msgspec.Raw]) -> bool:
+    """Tell whether a response needs no input: it has a stored prompt, or goes on from others."""
+    is_stored = bytes(body.get("prompt", b"")).startswith(b"{")
+
+    return is_stored or any(not is_blank(bytes(body.get(name, b""))) for name in _EARLIER)

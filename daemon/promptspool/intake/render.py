@@ -2,189 +2,358 @@
 
 A row brings a ready request, `messages`, `input`, or what the profile makes a prompt of. JSON that
 a row brings is spliced in as it was written: what its author chose (key order, number formats) is
-what the model gets. Pure. Raises `BadInput` (bad data) for a row, or for a profile that fits none.
+what the model gets. Pure, but for the files that rows may name. Raises `BadInput` (bad data) for a
+row, or for a profile that fits none.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from promptspool.errors import BadInput
-from promptspool.intake.brought import (
-    brings_system,
-    checked_input,
-    checked_messages,
-    is_ready,
-    ready_request,
-    text_of,
-)
-from promptspool.intake.readers import described
+from promptspool.intake.brought import FORBIDDEN, array_in_text, is_ready, ready_request
+from promptspool.intake.layout import PROMPT_NAMES, checked_id, found_id, layout
+from promptspool.intake.messages import brings_system, check_content
+from promptspool.intake.parts import image_urls
 from promptspool.intake.request import (
     CHAT,
     EMBEDDINGS,
-    MODERATIONS,
     PROMPT_FIELDS,
     RESPONSES,
     Request,
     count_inputs,
-    member,
 )
-from promptspool.intake.templates import RowTemplate, listed
+from promptspool.intake.templates import RowTemplate
+from promptspool.intake.values import MAX_SHOWN, described, is_blank, listed, member, text_of
+from promptspool.schema import request_member
 
 if TYPE_CHECKING:
-    from promptspool.intake.readers import Columns
+    from promptspool.intake.layout import Layout
+    from promptspool.intake.rows import Columns, Files
     from promptspool.settings import ProfileSettings
 
-_INTEGER = re.compile(rb"-?[0-9]+")
+MAX_NAMES = 20
+"""Columns that `Renderer.prompt_columns` remembers."""
+
+_SCHEMA_NAME = "answer"
+
+_NUMBER = tuple(b"%c" % byte for byte in b"-0123456789")
 
 
 class Renderer:
     """Makes requests as one profile says."""
 
-    def __init__(self, profile: ProfileSettings) -> None:
+    def __init__(self, profile: ProfileSettings, *, files: Files | None = None) -> None:
         """Prepare everything that is the same for all rows.
 
-        Raises `BadInput` for the whole file if the profile cannot be followed.
+        *files* are those that rows may name as images; None where there are none. Raises
+        `BadInput` for the whole file if the profile cannot be followed.
         """
+        self.prompt_columns: list[str] = []
         self._url = profile.endpoint
         self._model = profile.model
+        self._files = files
         self._prompt = RowTemplate(profile.prompt, key="prompt") if profile.prompt else None
         self._id = RowTemplate(profile.id, key="id") if profile.id else None
+        self._is_structured = profile.response_schema is not None
+        self._is_one_vector = "npy" in profile.answers
+
+        has_messages = self._url in (CHAT, RESPONSES)
+        self._images = profile.images if has_messages else ()
+        self._brought = _brought_names(self._url)
+        self._names: tuple[str, ...] = ()
+        self._layout = layout((), brought=(), images=())
+
         # Only these two endpoints have a place for it.
-        system = profile.system if profile.endpoint in (CHAT, RESPONSES) else None
+        system = profile.system if has_messages else None
         self._system = msgspec.json.encode(system) if system else None
         self._params = _encoded_params(profile)
+        self._before, self._after = self._frame()
 
     def user_id(self, columns: Columns) -> str | None:
         """Return the user's own id of a row, None if it has none.
 
-        Raises `BadInput` if the profile's template for it fails.
+        Raises `BadInput` if the profile's template for it fails, or if it is no id.
         """
         if self._id is not None:
-            return self._id.render(columns).strip() or None
+            text = self._id.render(columns).strip()
+            return checked_id(text, key="id") if text else None
 
-        for name in ("custom_id", "id"):
-            raw = columns.get(name, b"")
+        ids = self._layout_of(columns).ids
 
-            if _INTEGER.fullmatch(raw):
-                return raw.decode()
-
-            if text := text_of(raw):
-                return text
-
-        return None
+        return found_id(columns, ids) if ids else None
 
     def request(self, columns: Columns) -> Request:
         """Return the request that a row stands for; raises `BadInput` if it stands for none."""
-        if is_ready(columns):
-            return ready_request(columns)
+        try:
+            return self._request(columns, self._layout_of(columns))
+        except RecursionError as error:
+            raise BadInput("the JSON is nested too deeply", code="invalid_json") from error
+        except msgspec.DecodeError as error:
+            raise BadInput(f"broken JSON: {error}", code="invalid_json") from error
 
-        model = text_of(columns.get("model", b"")) or self._model
-        messages = columns.get("messages", b"")
+    def _request(self, columns: Columns, where: Layout) -> Request:
+        if is_ready(columns, has_template=self._prompt is not None):
+            return self._ready(columns)
 
-        if self._url in (CHAT, RESPONSES) and self._is_brought(messages):
-            return self._made(checked_messages(messages, key="messages"), model)
+        if where.brought and (name := self._brings(columns, where)):
+            return self._made_of(name, columns)
 
-        given = columns.get("input", b"")
+        prompt = self._prompt_text(columns, where)
 
-        if self._url in (RESPONSES, EMBEDDINGS, MODERATIONS) and given:
-            return self._made(self._checked_input(given), model)
+        if where.images and (urls := image_urls(columns, where.images, self._files)):
+            prompt = _with_images(self._url, prompt, urls)
 
-        return self._made(self._prompt_text(columns), self._model)
+        return self._plain(prompt)
 
-    def _is_brought(self, messages: bytes) -> bool:
-        """Tell whether a row brings messages; with a template, other things may be called so."""
-        return messages.startswith(b"[") or (bool(messages) and self._prompt is None)
+    def _layout_of(self, columns: Columns) -> Layout:
+        """Return where a row has what; most rows have it where the row before them has it."""
+        names = tuple(columns)
 
-    def _checked_input(self, raw: bytes) -> bytes:
-        checked_input(raw)
+        if names != self._names:
+            self._layout = layout(names, brought=self._brought, images=self._images)
+            self._names = names
 
-        # A list of texts is for embeddings; here a list is messages and the like.
-        if self._url == RESPONSES and raw.startswith(b"["):
-            checked_messages(raw, key="input")
+        return self._layout
 
-        return raw
+    def _ready(self, columns: Columns) -> Request:
+        if self._is_structured:
+            reason = (
+                "the row is a ready request, which the profile's response_schema cannot be put "
+                "into; bring messages or a prompt, or drop the file into a profile without one"
+            )
+            raise BadInput(reason, code="ready_request")
 
-    def _prompt_text(self, columns: Columns) -> bytes:
-        """Return the prompt of a plain row as a JSON string."""
+        request = ready_request(columns)
+        self._check_vectors(request.inputs, "body.input")
+
+        return request
+
+    def _brings(self, columns: Columns, where: Layout) -> str | None:
+        """Return the column that brings messages or an input, None if the row has a prompt.
+
+        With a template, only an array is brought: what texts are for is the template's to say.
+        """
         if self._prompt is not None:
-            raw = msgspec.json.encode(self._prompt.render(columns))
+            given = [name for name in where.brought if columns[name].startswith(b"[")]
         else:
-            raw = _prompt_column(columns)
+            given = [name for name in where.brought if not is_blank(columns[name])]
 
-        if not text_of(raw).strip():
-            raise BadInput("the prompt is empty; write some text", code="empty_prompt")
+            if (prompt := where.named_prompt) and not is_blank(columns[prompt]):
+                given.append(prompt)
 
-        return raw
+            # Nothing is there at all: what is wrong is said of the likeliest column.
+            given = given or [where.brought[0]]
 
-    def _made(self, content: bytes, model: str) -> Request:
-        """Put *content*, a prompt or what a row brought, into a request."""
-        is_list = content.startswith(b"[")
-        system = None if is_list and self._system and brings_system(content) else self._system
-        rest = self._params
+        if len(given) > 1:
+            reason = f"the row has both {given[0]!r} and {given[1]!r}; leave one of them empty"
+            raise BadInput(reason, code="ambiguous_row", key=given[1])
 
-        if self._url == CHAT:
-            content = _chat_messages(content, system)
-        elif system is not None:
-            rest = b',"instructions":' + system + rest
+        return given[0] if given and given[0] in where.brought else None
 
-        field = PROMPT_FIELDS[self._url]
-        body = b'{"model":%s,%s%s}' % (msgspec.json.encode(model), member(field, content), rest)
+    def _made_of(self, name: str, columns: Columns) -> Request:
+        """Put what the column *name* brings into a request."""
+        content = columns[name]
+        url: str = self._url
+
+        if _is_messages(name):
+            content = array_in_text(content, key=name)
+            # A response would take a text too, but not under this name.
+            url = url if content.startswith(b"[") else CHAT
+
+        check_content(url, content, key=name)
+        self._note(name)
+        inputs = count_inputs(content) if self._url == EMBEDDINGS else 0
+        self._check_vectors(inputs, name)
+        model = text_of(columns.get("model", b"")) or self._model
 
         return Request(
+            url=self._url, model=model, inputs=inputs, fields=self._fields(content, model)
+        )
+
+    def _fields(self, content: bytes, model: str) -> bytes:
+        is_list = content.startswith(b"[")
+        system = None if is_list and self._system and brings_system(content) else self._system
+
+        if self._url == CHAT:
+            content = b"[" + _system_message(system) + content[1:]
+            system = None
+
+        return b"".join(
+            (
+                _head(self._url, model),
+                content,
+                _instructions(system),
+                self._params,
+                b"}",
+            )
+        )
+
+    def _plain(self, content: bytes) -> Request:
+        """Put *content*, a prompt or a prompt with images, into a request."""
+        return Request(
             url=self._url,
-            model=model,
-            inputs=count_inputs(content) if self._url == EMBEDDINGS else 0,
-            fields=b'"method":"POST","url":"%s","body":%s' % (self._url.encode(), body),
+            model=self._model,
+            inputs=1 if self._url == EMBEDDINGS else 0,
+            fields=b"".join((self._before, content, self._after)),
         )
 
+    def _frame(self) -> tuple[bytes, bytes]:
+        """Return what is before and after the content of every plain row."""
+        head = _head(self._url, self._model)
 
-def _prompt_column(columns: Columns) -> bytes:
-    if "prompt" not in columns:
-        reason = (
-            f"found no key 'prompt' but {listed(columns)}; "
-            f"rename one, or write a prompt template in the profile"
-        )
-        raise BadInput(reason, code="missing_prompt")
+        if self._url == CHAT:
+            before = head + b"[" + _system_message(self._system) + b'{"role":"user","content":'
+            return before, b"}]" + self._params + b"}"
 
-    raw = columns["prompt"]
+        return head, _instructions(self._system) + self._params + b"}"
 
-    if not raw.startswith(b'"'):
-        reason = f"prompt is {described(raw)}; write a string"
-        raise BadInput(reason, code="invalid_prompt")
+    def _prompt_text(self, columns: Columns, where: Layout) -> bytes:
+        """Return the prompt of a plain row as a JSON string."""
+        name = "prompt"
 
-    return raw
+        if self._prompt is not None:
+            raw = msgspec.json.encode(self._prompt.render(columns))
+        elif where.prompt is None:
+            raise _missing_prompt(columns, where)
+        else:
+            name = where.prompt
+            raw = columns[name]
+            raw = raw if raw.startswith(b'"') else _number_text(raw, name, self._url)
+            self._note(name)
+
+        if not text_of(raw).strip():
+            reason = "the prompt is empty; write some text"
+            raise BadInput(reason, code="empty_prompt", key=name)
+
+        return raw
+
+    def _note(self, name: str) -> None:
+        if name not in self.prompt_columns and len(self.prompt_columns) < MAX_NAMES:
+            self.prompt_columns.append(name)
+
+    def _check_vectors(self, inputs: int, key: str) -> None:
+        if self._is_one_vector and inputs > 1:
+            reason = (
+                f'{key} holds {inputs:,} inputs, and the profile\'s answers = ["npy"] has one '
+                f"vector a row; spread them over several rows"
+            )
+            raise BadInput(reason, code="too_many_inputs", key=key)
 
 
-def _chat_messages(content: bytes, system: bytes | None) -> bytes:
-    """Return the messages of a chat: *content* or one made of it, after the system message."""
-    first = b'{"role":"system","content":%s},' % system if system is not None else b""
+def _brought_names(url: str) -> tuple[str, ...]:
+    """Return what a row may bring to *url*, the likeliest first."""
+    if url == RESPONSES:
+        return ("messages", "input")
 
-    if content.startswith(b"["):
-        return b"[" + first + content[1:]
+    field = PROMPT_FIELDS[url]
 
-    return b'[%s{"role":"user","content":%s}]' % (first, content)
+    return (field,) if field in ("messages", "input") else ()
+
+
+def _is_messages(name: str) -> bool:
+    return name.strip().casefold() == "messages"
+
+
+def _head(url: str, model: str) -> bytes:
+    """Return a request's fields up to where its content begins."""
+    start = b'"method":"POST","url":"%s","body":{"model":%s,"%s":'
+
+    return start % (url.encode(), msgspec.json.encode(model), PROMPT_FIELDS[url].encode())
+
+
+def _system_message(system: bytes | None) -> bytes:
+    return b'{"role":"system","content":%s},' % system if system is not None else b""
+
+
+def _instructions(system: bytes | None) -> bytes:
+    return b',"instructions":' + system if system is not None else b""
+
+
+def _with_images(url: str, prompt: bytes, urls: list[bytes]) -> bytes:
+    """Return a content of several parts: the prompt, then the images."""
+    if url == CHAT:
+        pieces = [b'[{"type":"text","text":', prompt, b"}"]
+        before, after, end = b',{"type":"image_url","image_url":{"url":', b"}}", b"]"
+    else:
+        pieces = [b'[{"role":"user","content":[{"type":"input_text","text":', prompt, b"}"]
+        # The API's own default, but some of those who imitate it refuse a part without it.
+        before, after, end = b',{"type":"input_image","detail":"auto","image_url":', b"}", b"]}]"
+
+    for one in urls:
+        pieces += (before, one, after)
+
+    # Joined once, since images are large.
+    return b"".join((*pieces, end))
+
+
+def _number_text(raw: bytes, name: str, url: str) -> bytes:
+    """Return a number as the JSON string of its text; raises `BadInput` for what is none."""
+    if raw.startswith(_NUMBER):
+        return b'"%s"' % raw
+
+    if _is_messages(name) and raw.startswith(b"["):
+        advice = f"{url} takes none; set the profile's endpoint to {CHAT} or {RESPONSES}"
+    elif url in (CHAT, RESPONSES) and raw.startswith(b"["):
+        advice = "write a string, or name it messages"
+    else:
+        advice = "write a string"
+
+    raise BadInput(f"{name} is {described(raw)}; {advice}", code="invalid_prompt", key=name)
+
+
+def _missing_prompt(columns: Columns, where: Layout) -> BadInput:
+    known = f"{', '.join(PROMPT_NAMES[:-1])} or {PROMPT_NAMES[-1]}"
+    others = (name for name in columns if name not in where.ids and name not in where.images)
+    example = next((name for name in others if name.isidentifier()), "review")[:MAX_SHOWN]
+    reason = (
+        f"found no column {known}, but {listed(columns)}; rename one, or write "
+        f'prompt = "{{{{ {example} }}}}" in the profile, or in NAME.toml beside the file'
+    )
+
+    return BadInput(reason, code="missing_prompt")
 
 
 def _encoded_params(profile: ProfileSettings) -> bytes:
-    """Return the profile's params as members of a body, each after a comma."""
-    taken = {"model", PROMPT_FIELDS[profile.endpoint]}
+    """Return the profile's params and its schema as members of a body, each after a comma."""
+    structured = _structured(profile)
+    taken = {"model", PROMPT_FIELDS[profile.endpoint], *(name for name, _ in structured)}
 
     if profile.endpoint == RESPONSES and profile.system:
         taken.add("instructions")
 
-    for name in profile.params:
-        if name == "stream":
-            reason = "the profile's params hold 'stream', which no batch can do; leave it out"
-            raise BadInput(reason, code="bad_profile")
+    for name, value in profile.params.items():
+        if name in FORBIDDEN and value is not False and value is not None:
+            reason = f"the profile's params hold {name!r}, which no batch can do; leave it out"
+            raise BadInput(reason, code="bad_profile", key=f"params.{name}")
 
         if name in taken:
-            reason = f"the profile's params hold {name!r}, which the rows decide; leave it out"
-            raise BadInput(reason, code="bad_profile")
+            decider = "response_schema decides" if name in dict(structured) else "the rows decide"
+            reason = f"the profile's params hold {name!r}, which {decider}; leave it out"
+            raise BadInput(reason, code="bad_profile", key=f"params.{name}")
 
-    members = ((name, msgspec.json.encode(value)) for name, value in profile.params.items())
+    members = [(name, _encoded(name, value)) for name, value in profile.params.items()]
 
-    return b"".join(b"," + member(name, raw) for name, raw in members)
+    return b"".join(b"," + member(name, raw) for name, raw in [*members, *structured])
+
+
+def _encoded(name: str, value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:
+        reason = f"the profile's params.{name} cannot be written as JSON: {error}"
+        raise BadInput(reason, code="bad_profile", key=f"params.{name}") from error
+
+
+def _structured(profile: ProfileSettings) -> list[tuple[str, bytes]]:
+    """Return the member of a body that asks for answers of the profile's schema, if it has one."""
+    if profile.response_schema is None:
+        return []
+
+    try:
+        return [request_member(profile.endpoint, _SCHEMA_NAME, profile.response_schema)]
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:
+        reason = f"the profile's response_schema cannot be used: {error}"
+        raise BadInput(reason, code="bad_profile", key="response_schema") from error

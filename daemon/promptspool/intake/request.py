@@ -5,8 +5,6 @@ Pure; raises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 CHAT = "/v1/chat/completions"
@@ -24,10 +22,11 @@ PROMPT_FIELDS = {
 }
 """Every endpoint we make requests for, and where its body takes the prompt."""
 
-# Legal inside JSON, but some readers of lines end one there: a lone carriage return between tokens,
-# and the line separators of Unicode inside strings.
+# Legal inside JSON, but some readers of lines end one there: line ends between tokens, which
+# cannot stand in strings, and the line separators of Unicode inside strings.
+_ASCII_ENDS = ((b"\n", b" "), (b"\r", b" "))
 _LINE_ENDS = (
-    (b"\r", b" "),
+    *_ASCII_ENDS,
     (b"\xc2\x85", rb"\u0085"),
     (b"\xe2\x80\xa8", rb"\u2028"),
     (b"\xe2\x80\xa9", rb"\u2029"),
@@ -36,8 +35,7 @@ _LINE_ENDS = (
 _arrays = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request, all but its name."""
 
     url: str
@@ -52,12 +50,13 @@ class Request:
 
         The JSON value is what was spliced together; only what may pass for a line end is escaped.
         """
-        text = b'{"custom_id":"%s",%s}' % (name.encode(), self.fields)
+        fields = self.fields
 
-        for character, replacement in _LINE_ENDS:
-            text = text.replace(character, replacement)
+        # Each replacement reads the whole text, and most texts need none.
+        for character, replacement in _ASCII_ENDS if fields.isascii() else _LINE_ENDS:
+            fields = fields.replace(character, replacement)
 
-        return text + b"\n"
+        return b'{"custom_id":"%s",%s}\n' % (name.encode(), fields)
 
 
 def count_inputs(content: bytes) -> int:
@@ -72,8 +71,3 @@ def count_inputs(content: bytes) -> int:
     is_tokens = bool(parts) and bytes(parts[0])[:1] not in (b'"', b"[")
 
     return 1 if is_tokens else len(parts)
-
-
-def member(name: str, raw: bytes) -> bytes:
-    """Return one member of a JSON object; *raw* is its value as JSON text."""
-    return msgspec.json.encode(name) + b":" + raw

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from promptspool.errors import BadInput
+if TYPE_CHECKING:
+    from promptspool.errors import BadInput
 
 Columns = Mapping[str, bytes]
 """A row: each column's value is JSON text in UTF-8, as it was written where it was JSON already."""
@@ -31,6 +32,8 @@ class Row(NamedTuple):
     fault: BadInput | None = None
     name: str | None = None
     """What the file itself calls it (a document in an archive); None where it has no names."""
+    number: int | None = None
+    """Which row it is, from 1, where several may begin in one line; None where the line tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,34 +1,57 @@
 """Templates: Jinja2 over the columns of a row.
 
 Sandboxed, since a template may be another person's; strict, since an undefined name would silently
-send a prompt with a hole. Pure. Raises `BadInput` (bad data).
+send a prompt with a hole. What a few characters can make grow without end is capped, but a
+template of nested loops can still take its time. Pure. Raises `BadInput` (bad data).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
+import jinja2.exceptions
+import jinja2.meta
 import jinja2.sandbox
 import msgspec
 
 from promptspool.errors import BadInput
+from promptspool.intake.values import listed
 
 if TYPE_CHECKING:
-    from promptspool.intake.readers import Columns
+    from jinja2.runtime import Context
 
-_MAX_LISTED = 20
+    from promptspool.intake.rows import Columns
+
+MAX_REPEATED = 10_000_000
+"""Characters, entries or bits that one `*` or `**` of a template may come to."""
 
 # What a template's own expressions can raise over the values of one row.
 _ROW_ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
-    RecursionError,
+    MemoryError,
+    NameError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
+
+
+class _Environment(jinja2.sandbox.SandboxedEnvironment):
+    """The sandbox, with a cap on what makes much of little."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Compute `*` and `**`, unless their outcome would be out of all proportion."""
+        if _growth(operator, left, right) > MAX_REPEATED:
+            raise jinja2.exceptions.SecurityError(f"the outcome of {operator!r} is too large")
+
+        return super().call_binop(context, operator, left, right)
 
 
 class RowTemplate:
@@ -44,38 +67,64 @@ class RowTemplate:
         Raises `BadInput` for the whole file if it is no template.
         """
         # HTML is nothing to a model: escaping would change prompts.
-        environment = jinja2.sandbox.SandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+        environment = _Environment(
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,
+            keep_trailing_newline=True,
         )
         self._key = key
 
         try:
+            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             reason = f"the profile's {key} is no template: {error.message} (line {error.lineno})"
             raise BadInput(reason, code="bad_profile") from error
+        except (*_ROW_ERRORS, SyntaxError) as error:
+            reason = f"the profile's {key} is no template that can be used: {error}"
+            raise BadInput(reason, code="bad_profile") from error
+
+        # Decoding the columns that no one looks at would take longer than all the rest.
+        self._names = None if "row" in names else frozenset(names)
 
     def render(self, columns: Columns) -> str:
         """Return the template's text for one row; raises `BadInput` if it has none."""
         try:
-            values = {name: msgspec.json.decode(raw) for name, raw in columns.items()}
-            text = self._template.render({"row": values, **values})
+            text = self._template.render(self._values(columns))
             text.encode()  # A template can make half a surrogate pair, which is no text.
         except jinja2.UndefinedError as error:
             reason = (
                 f"the {self._key} template fails: {error.message}; the row has {listed(columns)}"
             )
-            raise BadInput(reason, code="template_error") from error
+            raise BadInput(reason, code="template_error", key=self._key) from error
         except _ROW_ERRORS as error:
-            reason = f"the {self._key} template fails: {error}"
-            raise BadInput(reason, code="template_error") from error
+            what = str(error) or type(error).__name__
+            reason = f"the {self._key} template fails: {what}"
+            raise BadInput(reason, code="template_error", key=self._key) from error
 
         return text
 
+    def _values(self, columns: Columns) -> dict[str, Any]:
+        if self._names is not None:
+            used = self._names
+            return {name: msgspec.json.decode(raw) for name, raw in columns.items() if name in used}
 
-def listed(columns: Columns) -> str:
-    """Return the names of *columns* for people."""
-    names = [repr(name) for name in columns]
-    more = [f"{len(names) - _MAX_LISTED} more"] if len(names) > _MAX_LISTED else []
+        values = {name: msgspec.json.decode(raw) for name, raw in columns.items()}
 
-    return ", ".join(names[:_MAX_LISTED] + more) or "no keys"
+        return {"row": values, **values}
+
+
+def _growth(operator: str, left: Any, right: Any) -> int:
+    """Return how large *left* and *right* make their product or power, 0 if that is harmless."""
+    if operator == "**":
+        is_whole = isinstance(left, int) and isinstance(right, int)
+        return left.bit_length() * max(right, 0) if is_whole else 0
+
+    if isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() + right.bit_length()
+
+    for times, repeated in ((left, right), (right, left)):
+        if isinstance(times, int) and isinstance(repeated, (str, bytes, list, tuple)):
+            return times * len(repeated)
+
+    return 0

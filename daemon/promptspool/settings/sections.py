@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from promptspool.schema import check_schema
 from promptspool.settings.values import (
     BaseUrl,
     Duration,
@@ -29,6 +30,12 @@ ENV_DELIMITER = "__"
 
 _STRUCTURED = ("/v1/chat/completions", "/v1/responses")
 """The endpoints of structured outputs."""
+
+
+def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    check_schema(value)
+
+    return value
 
 
 class _Section(BaseModel):
@@ -112,7 +119,7 @@ class ProfileSettings(_Section):
     prompt: Template | None = None
     id: Template | None = None
     params: dict[str, Any] = Field(default_factory=dict)
-    response_schema: dict[str, Any] | None = None
+    response_schema: Annotated[dict[str, Any], AfterValidator(_schema)] | None = None
     """The schema itself; the configuration names a file, which `load` puts in its place."""
     images: tuple[str, ...] = ("image", "image_url")
     files: Path | None = None

@@ -71,11 +71,19 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class _Environment(jinja2.sandbox.SandboxedEnvironment):
+    """Computes nothing while it compiles that may take minutes, such as `{{ 10 ** 99999999 }}`."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+
 def _template(source: str) -> str:
     try:
-        jinja2.sandbox.SandboxedEnvironment().from_string(source)
+        _Environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} of the template: {error.message}") from error
+    except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+        raise ValueError(f"the template cannot be compiled: {error}") from error
 
     return source
 
