@@ -7,17 +7,19 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptspool.collect import compile_answers, settle, summarise, user_lines
+from promptspool.collect import Tally, compile_answers, settle, summarise, user_lines
+from promptspool.collect.row_answers import RowAnswer, RowError
 from promptspool.errors import Bug
 from promptspool.model import Batch, BatchId, Job, JobId, RemoteStatus
 from promptspool.outcomes import Doubtful
+from promptspool.pricing import Tokens
 from promptspool.wire import (
     Manifest,
     PlannedBatch,
@@ -26,6 +28,11 @@ from promptspool.wire import (
     SettledBatch,
     wire_id,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from promptspool.collect.products import Shape
 
 JOB = JobId("20261120t231853z-4f7k2m")
 FIRST = BatchId(f"{JOB}.1")
@@ -49,6 +56,16 @@ def bad(row: int, status: int = 400, code: str = "bad") -> dict[str, object]:
     return {"id": f"b{row}", "custom_id": wire_id(JOB, row), "response": response, "error": None}
 
 
+def told(row: int, text: str, finish_reason: str = "stop") -> dict[str, object]:
+    """Return the line of a request that was answered with *text*."""
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 10, "completion_tokens": 2}
+    body = {"choices": [choice], "usage": usage}
+    response = {"status_code": 200, "request_id": "r", "body": body}
+
+    return {"id": f"b{row}", "custom_id": wire_id(JOB, row), "response": response, "error": None}
+
+
 def unrun(row: int, code: str = "batch_expired") -> dict[str, object]:
     """Return the line of a request whose turn never came."""
     error = {"code": code, "message": "too late"}
@@ -62,6 +79,7 @@ class Desk:
 
     folder: Path
     batches: list[Batch] = field(default_factory=list)
+    response_schema: dict[str, Any] | None = None
 
     def plan(self, count: int, faults: tuple[int, ...] = ()) -> Batch:
         """Plan *count* rows in one batch, but for those that are *faults*."""
@@ -118,6 +136,7 @@ class Desk:
             max_attempts=max_attempts,
             request_backoff_s=30.0,
             now=now,
+            response_schema=self.response_schema,
         )
 
     def settled(self, batch: Batch, **fields: Any) -> SettledBatch:
@@ -178,10 +197,19 @@ class Desk:
 
         return results, errors
 
-    def _compiled(self) -> tuple[bytes, bytes]:
-        tally = compile_answers(
-            folder=self.folder, job=JOB, source="may.jsonl", batches=self.batches
+    def tally(self, shape: Shape | None = None) -> Tally:
+        """Compile once, and return what was counted."""
+        return compile_answers(
+            folder=self.folder,
+            job=JOB,
+            source="may.jsonl",
+            batches=self.batches,
+            response_schema=self.response_schema,
+            shape=shape,
         )
+
+    def _compiled(self) -> tuple[bytes, bytes]:
+        tally = self.tally()
         errors = self.folder / "errors.jsonl"
         assert errors.exists() == (tally.errors > 0) == (tally.codes.total() > 0)
 
@@ -599,7 +627,144 @@ def test_answers_are_not_held(desk: Desk) -> None:
     assert peak < (desk.folder / "results.jsonl").stat().st_size / 2
 
 
-KINDS = ("ok", "final", "retry", "unrun", "missing", "garbage", "foreign", "twice")
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"score": {"type": "integer"}},
+    "required": ["score"],
+    "additionalProperties": False,
+}
+FITS = '{\n "score": 3\n}'
+
+
+def test_what_does_not_fit_is_asked_again(desk: Desk) -> None:
+    """A misfit takes an attempt; refused and cut off answers are final, and paid for once."""
+    desk.response_schema = SCHEMA
+    batch = desk.plan(5)
+    cut = told(2, '{"sco', "length")
+    desk.answer(batch, told(0, FITS), told(1, "{}"), cut, told(3, "no"), bad(4, 500))
+    result = desk.settled(batch)
+
+    assert (result.answered, result.failed, result.left) == (1, 1, 3)
+    assert desk.rows(result.successors[0].id) == [1, 3, 4]
+    assert result.successors[0].attempt == 1
+
+
+def test_a_successor_may_fit(desk: Desk) -> None:
+    """The answer that fits is delivered with its value; the one before it is only paid for."""
+    desk.response_schema = SCHEMA
+    batch = desk.plan(2)
+    desk.answer(batch, told(0, FITS), told(1, "{}"))
+    (successor,) = desk.settled(batch).successors
+    again = desk.follow(batch, successor)
+    desk.answer(again, told(1, '{"score": 1.0}'))
+    desk.settled(again)
+    results, errors = desk.products()
+
+    assert errors == []
+    assert [line["parsed"] for line in results] == [{"score": 3}, {"score": 1.0}]
+    assert [list(line)[-2:] for line in results] == [["error", "parsed"]] * 2
+    assert desk.tally().tokens == {"gpt-5-mini": Tokens(input=30, output=6)}
+    data = (desk.folder / "results.jsonl").read_bytes()
+    assert data.splitlines()[0].endswith(b',"error":null,"parsed":{"score":3}}')
+
+
+def test_attempts_run_out_on_misfits(desk: Desk) -> None:
+    """The last misfit is an error line that says what is wrong and keeps what was paid for."""
+    desk.response_schema = SCHEMA
+    batch = desk.plan(2, faults=(1,))
+
+    for attempt in range(3):
+        desk.answer(batch, told(0, f'{{"score": "{attempt}"}}'))
+        result = desk.settled(batch)
+        assert len(result.successors) == (attempt < 2)
+
+        if result.successors:
+            batch = desk.follow(batch, result.successors[0])
+
+    results, (error, _) = desk.products()
+    assert results == []
+    assert error["error"] == {
+        "code": "schema_mismatch",
+        "message": 'at $.score: "2" is not of type "integer"',
+    }
+    assert error["response"]["body"]["choices"][0]["message"]["content"] == '{"score": "2"}'
+    assert (error["attempts"], error["source"]) == (3, {"file": "may.jsonl", "line": 1})
+    tally = desk.tally()
+    assert tally.codes == {"schema_mismatch": 1, "invalid_json": 1}
+    assert tally.tokens == {"gpt-5-mini": Tokens(input=30, output=6)}
+
+
+def test_a_final_misfit_is_told_once(desk: Desk) -> None:
+    """What is not asked again says why, and after how many attempts."""
+    desk.response_schema = SCHEMA
+    batch = desk.plan(1)
+    desk.answer(batch, told(0, "", "content_filter"))
+    assert desk.settled(batch).failed == 1
+    _, (error,) = desk.products()
+
+    assert error["error"]["code"] == "content_filtered"
+    assert (error["attempts"], error["response"]["status_code"]) == (1, 200)
+
+
+def test_without_a_schema_any_text_is_an_answer(desk: Desk) -> None:
+    """What nobody asked for is not demanded, and results have no value beside them."""
+    batch = desk.plan(2)
+    desk.answer(batch, told(0, "no"), told(1, "", "content_filter"))
+    assert desk.settled(batch).answered == 2
+    results, _ = desk.products()
+
+    assert [list(line)[-1] for line in results] == ["error", "error"]
+
+
+def test_what_one_batch_says_twice_was_paid_for_once(desk: Desk) -> None:
+    """Each batch is paid for once a request, and every batch is paid for."""
+    batch = desk.plan(1)
+    desk.answer(batch, bad(0, 500), ok(0, "first"), ok(0, "second"))
+    desk.answer(batch, ok(0, "third"), kind="error")
+    desk.settled(batch)
+    late = replace(batch, id=BatchId(f"{FIRST}+1"), parent=FIRST)
+    requests = (desk.folder / f"{FIRST}.requests.jsonl").read_bytes()
+    (desk.folder / f"{late.id}.requests.jsonl").write_bytes(requests)
+    desk.answer(late, ok(0, "late"))
+    desk.batches.append(late)
+
+    assert desk.tally().tokens == {"gpt-5-mini": Tokens(input=20, output=4)}
+
+
+def test_shapes_are_shown_every_row_in_order(desk: Desk) -> None:
+    """Whoever makes another product learns of each row what the results and errors say."""
+    desk.response_schema = SCHEMA
+    batch = desk.plan(5, faults=(1,))
+    desk.answer(batch, told(4, "{}"), told(3, FITS), bad(2), unrun(0))
+    desk.settled(batch, now=GIVE_UP_AT, remote_status=RemoteStatus.EXPIRED)
+    rows: list[RowAnswer] = []
+
+    def shape(answered: Iterator[RowAnswer]) -> dict[str, str]:
+        rows.extend(answered)
+
+        return {"results.csv": "no room"}
+
+    tally = desk.tally(shape)
+
+    assert tally.left_out == {"results.csv": "no room"}
+    assert [one.row.id for one in rows] == [f"user-{row}" for row in range(5)]
+    assert [one.ok for one in rows] == [False, False, False, True, False]
+    assert [one.error for one in rows] == [
+        RowError("batch_expired", "too late"),
+        RowError("invalid_json", "broken JSON"),
+        RowError("bad", None),
+        None,
+        RowError("schema_mismatch", 'at $: "score" is a required property'),
+    ]
+    assert [one.parsed for one in rows] == [None, None, None, b'{"score":3}', None]
+    assert [one.tokens.input for one in rows] == [0, 0, 0, 10, 10]
+    assert [one.answer is None for one in rows] == [False, True, False, False, False]
+    assert (tally.results, tally.errors) == (1, 4)
+
+
+GOOD_KINDS = ("ok", "twice")
+MISFITS = ("misfit", "cut")
+KINDS = (*GOOD_KINDS, *MISFITS, "final", "retry", "unrun", "missing", "garbage", "foreign")
 
 
 @settings(max_examples=60, deadline=None)
@@ -610,6 +775,8 @@ def test_no_request_is_lost_or_paid_for_twice(
     """Whatever is answered over the generations, each row ends once, asked as often as allowed."""
     with TemporaryDirectory() as name:
         desk = Desk(Path(name))
+        desk.response_schema = data.draw(st.sampled_from([None, SCHEMA]))
+        good_kinds = GOOD_KINDS if desk.response_schema else (*GOOD_KINDS, *MISFITS)
         faults = data.draw(st.sets(st.integers(0, count - 1), max_size=count - 1))
         live = [desk.plan(count, tuple(faults))]
         answered: set[int] = set()
@@ -622,7 +789,8 @@ def test_no_request_is_lost_or_paid_for_twice(
             batch = live.pop(data.draw(st.integers(0, len(live) - 1)))
             rows = desk.rows(batch.id)
             drawn = [data.draw(st.sampled_from(KINDS), label="kind") for _ in rows]
-            lines, good = _drawn_lines(rows, drawn)
+            lines = _drawn_lines(rows, drawn)
+            good = {row for row, kind in zip(rows, drawn, strict=True) if kind in good_kinds}
             split = data.draw(st.integers(0, len(lines)))
             desk.answer(batch, *lines[:split])
             desk.answer(batch, *lines[split:], kind="error")
@@ -648,20 +816,19 @@ def test_no_request_is_lost_or_paid_for_twice(
     assert all(attempts[f"user-{row}"] == 0 for row in faults)
 
 
-def _drawn_lines(
-    rows: list[int], drawn: list[str]
-) -> tuple[list[dict[str, object] | bytes], set[int]]:
-    """Return a provider's lines for *rows*, and which of them it answers."""
+def _drawn_lines(rows: list[int], drawn: list[str]) -> list[dict[str, object] | bytes]:
+    """Return a provider's lines for *rows*."""
     lines: dict[str, Any] = {
-        "ok": lambda row: [ok(row)],
+        "ok": lambda row: [told(row, FITS)],
+        "misfit": lambda row: [told(row, "no")],
+        "cut": lambda row: [told(row, "", "length")],
         "final": lambda row: [bad(row)],
         "retry": lambda row: [bad(row, 503)],
         "unrun": lambda row: [unrun(row)],
         "missing": lambda _: [],
         "garbage": lambda row: [msgspec.json.encode(ok(row))[:-9]],
         "foreign": lambda row: [{**ok(row), "custom_id": f"other-{row}"}],
-        "twice": lambda row: [bad(row), ok(row), bad(row, 500), ok(row)],
+        "twice": lambda row: [bad(row), told(row, FITS), bad(row, 500), told(row, "{}")],
     }
-    good = {row for row, kind in zip(rows, drawn, strict=True) if kind in ("ok", "twice")}
 
-    return [line for row, kind in zip(rows, drawn, strict=True) for line in lines[kind](row)], good
+    return [line for row, kind in zip(rows, drawn, strict=True) for line in lines[kind](row)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -25,6 +26,9 @@ def input_ids(name: str, content: str) -> list[str]:
     """Return the ids of a dropped file's requests."""
     if name.endswith(".txt"):
         return [f"{Path(name).stem}-{number + 1}" for number in range(content.count("\n"))]
+
+    if name.endswith(".csv"):
+        return [row["id"] for row in csv.DictReader(content.splitlines())]
 
     rows = [json.loads(line) for line in content.splitlines()]
     return [row.get("custom_id") or row["id"] for row in rows]

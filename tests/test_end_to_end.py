@@ -99,7 +99,10 @@ async def test_models_and_endpoints_get_their_own_batches(tmp_path: Path) -> Non
             {"model": "gpt-5", "messages": [{"role": "user", "content": "a"}]},
         ),
         ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "b"}),
-        ("/v1/chat/completions", {"model": "gpt-5-mini", "messages": []}),
+        (
+            "/v1/chat/completions",
+            {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "x"}]},
+        ),
         ("/v1/responses", {"model": "gpt-5", "input": "c"}),
         ("/v1/completions", {"model": "gpt-5", "prompt": "d"}),
         ("/v1/moderations", {"model": "omni-moderation-latest", "input": "e"}),
@@ -448,7 +451,7 @@ REJECTED = [
     ("f.jsonl", b"", "empty"),
     ("f.jsonl", "caf\u00e9".encode("latin-1"), "UTF-8"),
     ("f.jsonl", b"nonsense\n", "not one"),
-    ("f.docx", b"PK", ".jsonl"),
+    ("f.odd", b"hello", ".jsonl"),
     ("nobody/f.jsonl", b'{"prompt":"a"}\n', "known profiles: default"),
 ]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -426,6 +427,17 @@ def test_template_line(fault: Callable[..., ConfigError]) -> None:
 
     assert error.key == "profiles.x.prompt"
     assert "line 3 of the template" in error.reason
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 10 ** 99999999 }}", "{{ " + "(" * 300 + ")" * 300 + " }}"]
+)
+def test_a_template_computes_nothing_when_it_is_read(
+    load: Callable[..., Settings], template: str
+) -> None:
+    """A template is only looked at: one that would compute for ever, or is deep, does no harm."""
+    with suppress(ConfigError):
+        load(PROVIDER + f'[profiles.x]\nmodel = "m"\nprompt = "{template}"')
 
 
 def test_all_faults_are_listed(fault: Callable[..., ConfigError]) -> None:

@@ -170,6 +170,12 @@ class World:
 
         return summary
 
+    def rejection(self, name: str) -> dict[str, Any] | None:
+        """Return why the dropped file *name* was rejected, None if it was not."""
+        path = self.spool.rejected / f"{name}.rejected.json"
+
+        return json.loads(path.read_bytes()) if path.exists() else None
+
     def assert_conserved(self, name: str, ids: Sequence[str]) -> None:
         """Hold the conservation law: results and errors are the input, each once and in order."""
         results = [line["custom_id"] for line in self.results(name)]

@@ -145,6 +145,49 @@ def _keys(settings: Settings) -> Iterator[str]:
 
 
 @app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files to be dropped.")],
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Configuration; found as `run` finds it."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Its profile; else that of the inbox folder it is in, or default."
+        ),
+    ] = None,
+    output_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens assumed for each answer, for the cost.")
+    ] = 200,
+) -> int:
+    """Say what `run` would do with files, without doing it.
+
+    Each file is read, rendered and checked as if it had been dropped, with its sidecar if there is
+    one. Shows format, bad rows, batches, an estimate of the cost, and the first request in full.
+    Exit code 1 if anything would be rejected.
+
+    \b
+    Example: promptspool check --profile reviews may.csv
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.check import checked, told
+    from promptspool.settings import load
+
+    settings = load(config)
+    is_clean = True
+
+    for path in files:
+        result = checked(settings, path, profile=profile, output_tokens=output_tokens)
+        is_clean = is_clean and result.is_clean
+
+        for line in told(result, output_tokens=output_tokens):
+            typer.echo(line)
+
+    return 0 if is_clean else FAILED
+
+
+@app.command()
 def simulate(
     *,
     host: Annotated[str, typer.Option(help="127.0.0.1 or localhost.")] = "127.0.0.1",
@@ -213,7 +256,7 @@ def init(
         f"  export OPENAI_API_KEY=...\n"
         f"  promptspool run --config {shlex.quote(str(config))}\n"
         f"\n"
-        f"Then drop a file of prompts, NAME.txt or NAME.jsonl, into {spool.inbox};\n"
+        f"Then drop a file of prompts, NAME.csv, .xlsx, .jsonl or .txt, into {spool.inbox};\n"
         f"its answers come to {spool.outbox}."
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool import collect
+from promptspool import collect, worker
 from promptspool.model import shown
 from promptspool.outcomes import Delivered
 from promptspool.planning import read_manifest
@@ -30,13 +30,19 @@ from promptspool.spool import (
     write_durably,
 )
 from promptspool.wire import PRODUCTS, Claim
+from promptspool.worker import WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from promptspool.collect import Tally
     from promptspool.model import Batch, Job
     from promptspool.spool import Spool
+    from promptspool.wire import Manifest
+
+TRIES_TO_SHAPE = 3
+"""Products whose writer dies are tried so often: the machine may have been short of memory."""
 
 
 def deliver(
@@ -73,7 +79,7 @@ def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], 
         return
 
     manifest = read_manifest(folder)
-    tally = collect.compile_answers(folder=folder, job=job.id, source=job.shown, batches=batches)
+    tally = _compiled(folder, job, manifest, batches)
     content = collect.summarise(
         job=job,
         manifest=manifest,
@@ -84,6 +90,30 @@ def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], 
         delivered_at=now,
     )
     write_durably(summary, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+
+
+def _compiled(folder: Path, job: Job, manifest: Manifest, batches: Sequence[Batch]) -> Tally:
+    """Write all products but the summary, in a process of its own where that takes much memory.
+
+    Where that process dies again and again, results and errors are delivered without the rest.
+    """
+    if not collect.is_heavy(manifest):
+        return collect.make_products(folder=folder, job=job.id, manifest=manifest, batches=batches)
+
+    try:
+        return worker.run(
+            collect.make_products, folder=folder, job=job.id, manifest=manifest, batches=batches
+        )
+    except WorkerDied as error:
+        if job.failures < TRIES_TO_SHAPE:
+            raise OSError(str(error)) from error  # tried again like anything of the machine's
+
+        tally = collect.make_products(
+            folder=folder, job=job.id, manifest=manifest, batches=batches, is_shaped=False
+        )
+        tally.left_out = dict.fromkeys(collect.wanted(manifest), str(error))
+
+        return tally
 
 
 def _free_stem(

@@ -1,6 +1,6 @@
 """Collect: what the provider answered becomes verdicts, successors and what is delivered.
 
-`settle` closes one batch, `compile_answers` and `summarise` make the products of a job. The pure
+`settle` closes one batch, `make_products` and `summarise` make what is delivered of a job. The pure
 parts are `verdict` (what one line means) and `remedy` (what to do about a refused batch). Raises
 `Bug` when a request is lost or counted twice, and lets `OSError` through (environment).
 """
@@ -9,5 +9,17 @@ from promptspool.collect.answers import user_lines
 from promptspool.collect.products import Tally, compile_answers
 from promptspool.collect.report import complaints, summarise
 from promptspool.collect.settlement import settle
+from promptspool.collect.shapes import is_heavy, made, make_products, wanted
 
-__all__ = ["Tally", "compile_answers", "complaints", "settle", "summarise", "user_lines"]
+__all__ = [
+    "Tally",
+    "compile_answers",
+    "complaints",
+    "is_heavy",
+    "made",
+    "make_products",
+    "settle",
+    "summarise",
+    "user_lines",
+    "wanted",
+]

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from promptspool.collect.verdict import Verdict, parsed, verdict
+from promptspool.collect.verdict import Verdict, parsed
 from promptspool.errors import Bug
-from promptspool.wire import PlannedRow, RequestName, row_of
+from promptspool.wire import AnswerLine, PlannedRow, RequestName, row_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from promptspool.collect.judge import Judge
     from promptspool.model import Batch, BatchId, JobId
 
 OUTPUT = "output"
@@ -56,6 +57,7 @@ class Answer(NamedTuple):
     """OUTPUT, ERROR or REFUSED: the file it is in."""
     offset: int
     length: int
+    line: AnswerLine
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -109,20 +111,26 @@ def rows_of(folder: Path, batch: Batch) -> array[int]:
     return rows
 
 
-def answers(
-    folder: Path, batch: Batch, rows: Sequence[int], *, kinds: Sequence[str], noise: Noise
+def answers(  # noqa: PLR0913 (what is read, and how)
+    folder: Path,
+    batch: Batch,
+    rows: Sequence[int],
+    *,
+    kinds: Sequence[str],
+    noise: Noise,
+    judge: Judge,
 ) -> Iterator[Answer]:
     """Yield the lines of a batch's files that count, file by file in the order of *kinds*.
 
     A request's first success is its last line; of its errors, each is yielded, and the last one
-    counts. All else goes into *noise*.
+    counts. What a success is, *judge* says. All else goes into *noise*.
     """
     seen = bytearray(len(rows))
 
     for kind in kinds:
         for offset, line in lines(_path(folder, batch.id, kind)):
             answer = None if line is None else parsed(line)
-            found = Verdict.MISSING if answer is None else verdict(answer)
+            found = Verdict.MISSING if answer is None else judge.verdict(answer)
 
             if line is None or answer is None or found is Verdict.MISSING:
                 noise.malformed += 1
@@ -138,7 +146,7 @@ def answers(
 
             if seen[place] != Verdict.OK:
                 seen[place] = found
-                yield Answer(place, found, kind, offset, len(line))
+                yield Answer(place, found, kind, offset, len(line), answer)
 
 
 def user_lines(*, folder: Path, batch: BatchId, lines: Sequence[int]) -> dict[int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,8 +27,10 @@ from promptspool.collect.answers import (
     planned_rows,
     rows_of,
 )
+from promptspool.collect.judge import Judge
+from promptspool.collect.row_answers import RowAnswer, RowError
 from promptspool.collect.usage import usage_of
-from promptspool.collect.verdict import Verdict, code_of, parsed
+from promptspool.collect.verdict import Verdict, code_of, message_of, parsed
 from promptspool.errors import Bug
 from promptspool.model import RemoteStatus
 from promptspool.pricing import Tokens
@@ -40,10 +43,13 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from promptspool.model import Batch, JobId
+    from promptspool.schema import Schema
     from promptspool.wire import PlannedRow
 
 _KINDS = (OUTPUT, ERROR, REFUSED)
 _ASKED = frozenset({Verdict.RETRY, Verdict.FINAL, Verdict.MISSING})
+
+_NO_TOKENS = Tokens()
 
 _MAX_OPEN = 64
 _WRITE_BYTES = 1 << 20
@@ -58,9 +64,17 @@ class Tally:
     codes: Counter[str] = field(default_factory=Counter)
     """Error lines by code."""
     tokens: dict[str, Tokens] = field(default_factory=dict)
-    """Of the answers that are delivered, by model."""
+    """By model, of all that was answered: also of what was asked again and of what is delivered as
+    an error, since it was paid for. Of the lines of one batch on one request one counts."""
     noise: Noise = field(default_factory=Noise)
     """Lines of the provider's files that were left out."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Products that could not be made, with the reason."""
+
+
+Shape = Callable[[Iterator[RowAnswer]], dict[str, str]]
+"""Makes further products of the rows. It takes them to their end, which is what writes results and
+errors, and returns what it could not make."""
 
 
 class _Found(NamedTuple):
@@ -71,17 +85,27 @@ class _Found(NamedTuple):
     answer: AnswerLine
 
 
-def compile_answers(*, folder: Path, job: JobId, source: str, batches: Sequence[Batch]) -> Tally:
+def compile_answers(  # noqa: PLR0913 (the job, its rules, and who else wants to know)
+    *,
+    folder: Path,
+    job: JobId,
+    source: str,
+    batches: Sequence[Batch],
+    response_schema: Schema | None = None,
+    shape: Shape | None = None,
+) -> Tally:
     """Write `results.jsonl` and, if a row failed, `errors.jsonl` into *folder*.
 
     *batches* are all of the job's, parents before successors. Every row of the dropped file is in
-    one of the two, in its order; *source* is that file's name.
+    one of the two, in its order; *source* is that file's name. *shape* makes further products. With
+    a *response_schema* only what fits it is an answer, and results have its value as `parsed`.
     """
-    index = _Index(folder, job, batches)
-    writing = _Writing(folder, source, index)
+    judge = Judge(response_schema)
+    index = _Index(folder, job, batches, judge)
+    writing = _Writing(folder, source, index, judge)
 
     try:
-        writing.run()
+        writing.run(shape or _exhausted)
     finally:
         index.close()
 
@@ -93,8 +117,10 @@ def compile_answers(*, folder: Path, job: JobId, source: str, batches: Sequence[
 class _Index:
     """Where each row's line is: its first success, or else its last error."""
 
-    def __init__(self, folder: Path, job: JobId, batches: Sequence[Batch]) -> None:
+    def __init__(self, folder: Path, job: JobId, batches: Sequence[Batch], judge: Judge) -> None:
         self.noise = Noise()
+        self.tokens: dict[str, Tokens] = {}
+        self._judge = judge
         self._folder = folder
         self._batches = batches
         self._open: OrderedDict[int, int] = OrderedDict()
@@ -126,10 +152,6 @@ class _Index:
 
         return _Found(self._batches[file // len(_KINDS)], _KINDS[file % len(_KINDS)], answer)
 
-    def verdict(self, row: int) -> Verdict:
-        """Return what is known of a row."""
-        return Verdict(self._verdict[row])
-
     def close(self) -> None:
         """Close whatever is open."""
         while self._open:
@@ -137,9 +159,19 @@ class _Index:
 
     def _add(self, number: int, batch: Batch) -> None:
         rows = rows_of(self._folder, batch)
+        paid = bytearray(len(rows))
+        found = answers(
+            self._folder, batch, rows, kinds=_KINDS, noise=self.noise, judge=self._judge
+        )
 
-        for answer in answers(self._folder, batch, rows, kinds=_KINDS, noise=self.noise):
+        for answer in found:
             row = rows[answer.place]
+            tokens = usage_of(answer.line)
+
+            if tokens != _NO_TOKENS and not paid[answer.place]:
+                paid[answer.place] = True
+                before = self.tokens.get(batch.model, _NO_TOKENS)
+                self.tokens[batch.model] = _sum(before, tokens)
 
             if self._verdict[row] != Verdict.OK:
                 self._keep(row, number, answer)
@@ -169,14 +201,15 @@ class _Index:
 class _Writing:
     """One pass over the rows."""
 
-    def __init__(self, folder: Path, source: str, index: _Index) -> None:
-        self.tally = Tally(noise=index.noise)
+    def __init__(self, folder: Path, source: str, index: _Index, judge: Judge) -> None:
+        self.tally = Tally(noise=index.noise, tokens=index.tokens)
+        self._judge = judge
         self._folder = folder
         self._source = source
         self._index = index
         self._encoder = msgspec.json.Encoder()
 
-    def run(self) -> None:
+    def run(self, shape: Shape) -> None:
         results = self._folder / "results.jsonl"
         errors = self._folder / "errors.jsonl"
 
@@ -184,8 +217,7 @@ class _Writing:
             _part(results).open("wb", buffering=_WRITE_BYTES) as good,
             _part(errors).open("wb", buffering=_WRITE_BYTES) as bad,
         ):
-            for number, row in enumerate(planned_rows(self._folder)):
-                self._write(number, row, good, bad)
+            self.tally.left_out = shape(self._rows(good, bad))
 
         _finish(results)
 
@@ -195,45 +227,82 @@ class _Writing:
             _part(errors).unlink()
             errors.unlink(missing_ok=True)
 
-    def _write(self, number: int, row: PlannedRow, good: BinaryIO, bad: BinaryIO) -> None:
+    def _rows(self, good: BinaryIO, bad: BinaryIO) -> Iterator[RowAnswer]:
+        """Write each row's line, and then yield what became of it."""
+        for number, row in enumerate(planned_rows(self._folder)):
+            answered = self._written(number, row, good, bad)
+
+            if answered.error is None:
+                self.tally.results += 1
+            else:
+                self.tally.errors += 1
+                self.tally.codes[answered.error.code] += 1
+
+            yield answered
+
+    def _written(self, number: int, row: PlannedRow, good: BinaryIO, bad: BinaryIO) -> RowAnswer:
         found = self._index.found(number)
 
-        if found is not None and self._index.verdict(number) is Verdict.OK:
-            good.write(self._result(row, found))
-        elif found is not None:
-            bad.write(self._error(row, found.answer, _attempts(found, self._index.verdict(number))))
-        elif row.fault is not None:
+        if found is not None:
+            return self._answered(row, found, good, bad)
+
+        if row.fault is not None:
             error = msgspec.Raw(self._encoder.encode(row.fault))
             bad.write(self._error(row, AnswerLine(custom_id=row.id, error=error), 0))
-        else:
-            message = f"row {number} (line {row.line}) has neither an answer nor an error"
-            raise Bug(message)
 
-    def _result(self, row: PlannedRow, found: _Found) -> bytes:
-        tokens = usage_of(found.answer)
-        before = self.tally.tokens.get(found.batch.model, Tokens())
-        self.tally.tokens[found.batch.model] = _sum(before, tokens)
-        self.tally.results += 1
+            return RowAnswer(row, None, RowError(row.fault.code, row.fault.message))
 
-        return b'{"id":%s,"custom_id":%s,"response":%s,"error":null}\n' % (
-            bytes(_one_line(found.answer.id)),
+        message = f"row {number} (line {row.line}) has neither an answer nor an error"
+        raise Bug(message)
+
+    def _answered(self, row: PlannedRow, found: _Found, good: BinaryIO, bad: BinaryIO) -> RowAnswer:
+        """Write the line of a row that has one, whatever it says."""
+        answer = found.answer
+        verdict, fault, parsed_value = self._judge.judgement(answer)
+
+        if verdict is Verdict.OK:
+            good.write(self._result(row, answer, parsed_value))
+
+            return RowAnswer(row, answer, parsed=parsed_value)
+
+        attempts = _attempts(found, verdict)
+
+        if fault is None:
+            bad.write(self._error(row, answer, attempts))
+
+            return RowAnswer(row, answer, RowError(code_of(answer), message_of(answer)))
+
+        error = msgspec.Raw(self._encoder.encode(fault))
+        bad.write(self._error(row, msgspec.structs.replace(answer, error=error), attempts))
+
+        return RowAnswer(row, answer, RowError(fault.code, fault.message))
+
+    def _result(self, row: PlannedRow, answer: AnswerLine, value: bytes | None) -> bytes:
+        return b'{"id":%s,"custom_id":%s,"response":%s,"error":null%s}\n' % (
+            bytes(_one_line(answer.id)),
             self._encoder.encode(row.id),
-            bytes(_one_line(found.answer.response)),
+            bytes(_one_line(answer.response)),
+            b"" if value is None else b',"parsed":' + value,
         )
 
     def _error(self, row: PlannedRow, answer: AnswerLine, attempts: int) -> bytes:
-        self.tally.errors += 1
-        self.tally.codes[code_of(answer)] += 1
         line = ErrorLine(
             id=_one_line(answer.id),
             custom_id=row.id,
             response=_one_line(answer.response),
             error=_one_line(answer.error),
             attempts=attempts,
-            source={"file": self._source, "line": row.line},
+            source=_origin(self._source, row),
         )
 
         return self._encoder.encode(line) + b"\n"
+
+
+def _exhausted(rows: Iterator[RowAnswer]) -> dict[str, str]:
+    for _ in rows:
+        pass
+
+    return {}
 
 
 def _attempts(found: _Found, verdict: Verdict) -> int:
@@ -246,6 +315,12 @@ def _attempts(found: _Found, verdict: Verdict) -> int:
         was_asked = verdict in _ASKED
 
     return found.batch.attempt + was_asked
+
+
+def _origin(source: str, row: PlannedRow) -> dict[str, str | int]:
+    document = {} if row.document is None else {"document": row.document}
+
+    return {"file": source, "line": row.line, **document}
 
 
 def _one_line(raw: msgspec.Raw) -> msgspec.Raw:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from promptspool.collect.answers import user_lines
 from promptspool.collect.remedy import faults_of
+from promptspool.collect.shapes import made
 from promptspool.pricing import PRICES_AS_OF, Tokens, cost
+from promptspool.wire import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,8 +66,14 @@ def summarise(  # noqa: PLR0913 (one keyword for each thing it tells of)
         "files": {
             "results": f"{stem}.results.jsonl",
             "errors": f"{stem}.errors.jsonl" if tally.errors else None,
+            **{_key(name): f"{stem}.{name}" for name in made(folder)},
         },
+        "left_out": tally.left_out,
     }
+
+
+def _key(product: str) -> str:
+    return "table" if product in TABLES else product
 
 
 def _timings(job: Job, delivered_at: float) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from promptspool.collect.answers import ERROR, OUTPUT, Noise, answers, rows_of
+from promptspool.collect.judge import Judge
 from promptspool.collect.ruling import ANSWERED, FAILED, REFUSED, collected, doubt, refused
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
@@ -30,15 +31,22 @@ if TYPE_CHECKING:
 
     from promptspool.collect.ruling import Heir, Ruling
     from promptspool.model import Batch
+    from promptspool.schema import Schema
 
 
-def settle(
-    *, folder: Path, batch: Batch, max_attempts: int, request_backoff_s: float, now: float
+def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
+    *,
+    folder: Path,
+    batch: Batch,
+    max_attempts: int,
+    request_backoff_s: float,
+    now: float,
+    response_schema: Schema | None = None,
 ) -> SettledBatch | Doubtful:
     """Find each request's verdict, and write what follows from it into *folder*.
 
-    A settlement found there is returned as it is. `Doubtful` asks for a second look: at what the
-    provider may only be late with.
+    With a *response_schema* only what fits it is an answer. A settlement found there is returned as
+    it is. `Doubtful` asks for a second look: at what the provider may only be late with.
     """
     settled = folder / f"{batch.id}.settled.json"
 
@@ -47,8 +55,9 @@ def settle(
 
     rows = rows_of(folder, batch)
     verdicts = bytearray(len(rows))
+    judge = Judge(response_schema)
 
-    for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise()):
+    for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
         verdicts[answer.place] = answer.verdict
 
     has_answers = any(verdicts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
+from math import isfinite
 
 import msgspec
 
@@ -55,6 +56,7 @@ class _Failure(msgspec.Struct):
 _answer_lines = msgspec.json.Decoder(AnswerLine)
 _responses = msgspec.json.Decoder(_Response)
 _errors = msgspec.json.Decoder(_Error)
+_texts = msgspec.json.Decoder(str)
 _failures = msgspec.json.Decoder(_Failure)
 
 
@@ -103,6 +105,14 @@ def code_of(answer: AnswerLine) -> str:
     return error.type or ("unknown" if status is None else f"http_{status}")
 
 
+def message_of(answer: AnswerLine) -> str | None:
+    """Return what the provider says went wrong in *answer*, None if it gives no words for it."""
+    _, body = _status_and_body(answer.response)
+    error = _error(answer.error) or _error_in(body)
+
+    return None if error is None else error.message or None
+
+
 def _of_status(status: int | None, *, has_error: bool) -> Verdict:
     if status in _RETRIED or status in _SERVER_ERROR:
         return Verdict.RETRY
@@ -138,7 +148,14 @@ def _error(raw: msgspec.Raw) -> _Error | None:
     try:
         return _errors.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        return _Error()
+        return _Error(message=_bare_text(raw))
+
+
+def _bare_text(raw: msgspec.Raw) -> str | None:
+    try:
+        return _texts.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _error_in(body: bytes | None) -> _Error | None:
@@ -158,21 +175,29 @@ def _number(value: float | str | None) -> int | None:
 
 def _salvaged(line: bytes) -> AnswerLine | None:
     try:
-        found = json.loads(line, parse_constant=_null)
-        texts = {name: _text(value) for name, value in found.items()}
-        name = found["custom_id"]
-    except (ValueError, AttributeError, KeyError, RecursionError):
-        return None
+        found = lenient(line)
 
-    if not isinstance(name, str):
-        return None
+        if not isinstance(found, dict) or not isinstance(name := found.get("custom_id"), str):
+            return None
 
-    fields = {key: texts[key] for key in ("id", "response", "error") if key in texts}
+        fields = {key: json_of(found[key]) for key in ("id", "response", "error") if key in found}
+    except (ValueError, RecursionError):
+        return None
 
     return AnswerLine(custom_id=name, **fields)
 
 
-def _text(value: object) -> msgspec.Raw:
+def lenient(text: bytes | str) -> object:
+    """Return the value of what is almost JSON; a number that JSON cannot hold is None.
+
+    Raises `ValueError` or `RecursionError` for what cannot be read.
+    """
+    found: object = json.loads(text, parse_constant=_null, parse_float=_finite)
+
+    return found
+
+
+def json_of(value: object) -> msgspec.Raw:
     """Return *value* as JSON text in which a half of a surrogate pair is U+FFFD."""
     text = json.dumps(value, ensure_ascii=False)
 
@@ -181,3 +206,9 @@ def _text(value: object) -> msgspec.Raw:
 
 def _null(_word: str) -> None:
     """Stand in for NaN and the infinities, which no JSON text can hold."""
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+
+    return number if isfinite(number) else None

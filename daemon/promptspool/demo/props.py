@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -94,9 +96,9 @@ def props() -> list[Prop]:
             remark="one prompt a line",
         ),
         Prop(
-            name="reviews/may.jsonl",
-            content="".join(_review(*row) for row in enumerate(_REVIEWS, start=1)),
-            remark="a template makes prompts of its columns",
+            name="reviews/may.csv",
+            content=_table(),
+            remark="a table; a template makes prompts of its columns",
         ),
         Prop(
             name="tickets.jsonl",
@@ -106,10 +108,13 @@ def props() -> list[Prop]:
     ]
 
 
-def _review(number: int, row: tuple[str, str]) -> str:
-    product, review = row
+def _table() -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "product", "review"])
+    table.writerows((f"review-{number}", *row) for number, row in enumerate(_REVIEWS, start=1))
 
-    return _line({"id": f"review-{number}", "product": product, "review": review})
+    return text.getvalue()
 
 
 def _ticket(number: int, text: str) -> str:
