@@ -4,6 +4,7 @@
     ├── ConfigError            environment: a setting is wrong
     ├── SpoolError             environment: the directories cannot be used
     ├── StoreError             environment: the database refuses, a full disk for instance
+    ├── WorkerDied             environment: a process of ours ended without an answer (`worker`)
     ├── BadInput               bad data: a dropped file, or one row of it
     ├── ProviderError          what the provider answered, or did not
     │   ├── Unavailable        nobody's fault; the same call may work later

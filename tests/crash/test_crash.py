@@ -1,7 +1,7 @@
 """Death at every durable step of a run, and databases that forget.
 
-The run has two files in three batches, a request that is retried, one that fails for good, and a
-file that is rejected. After each death a second run finishes, and the laws are held: every prompt
+The run has three files in four batches, a request that is retried, one that fails for good, a table
+with a sidecar that comes back as a table and as a folder of answers, and a file that is rejected. After each death a second run finishes, and the laws are held: every prompt
 in exactly one place, the same answers as without a death, and no batch bought twice. (The bytes
 differ between runs only in what holds a job id, which each run draws.)
 """
@@ -36,28 +36,48 @@ def drop(world: World) -> None:
     world.drop("a.jsonl", rows)
     world.drop("b.txt", "one\ntwo\nthree\n")
     world.drop("c.jsonl", b"nothing\n")
+    world.drop("t.csv.toml", b'answers = ["table", "text"]\n')
+    world.drop("t.csv", b"id,prompt\nt1,one\nt2,two\n")
 
 
 def check(world: World) -> dict[str, list[tuple[Any, ...]]]:
     """Hold the laws and return what was delivered, but for names that a run draws."""
     world.assert_conserved("a.jsonl", [f"a{n}" for n in range(6)])
     world.assert_conserved("b.txt", ["b-1", "b-2", "b-3"])
+    world.assert_conserved("t.csv", ["t1", "t2"])
     world.assert_bought_once()
     assert [line["custom_id"] for line in world.errors("a.jsonl")] == ["a4"]
     assert (world.spool.rejected / "c.jsonl").exists()
     assert (world.spool.rejected / "c.jsonl.rejected.json").exists()
-    assert sorted(path.name for path in world.spool.done.iterdir()) == ["a.jsonl", "b.txt"]
+    assert sorted(path.name for path in world.spool.done.iterdir()) == [
+        "a.jsonl",
+        "b.txt",
+        "t.csv",
+        "t.csv.toml",
+    ]
     assert not [path for path in world.spool.inbox.iterdir() if not path.name.startswith(".")]
     assert not list(world.spool.working.iterdir())
     asked = world.simulator.ledger.requests
     assert max(asked.values()) <= 2
-    assert sorted(asked.values(), reverse=True)[1:] == [1] * 8
-    names = ["a.jsonl.results.jsonl", "a.jsonl.errors.jsonl", "b.txt.results.jsonl"]
-    assert sorted(path.name for path in world.spool.outbox.iterdir()) == sorted(
-        [*names, "a.jsonl.summary.json", "b.txt.summary.json"]
-    )
+    assert sorted(asked.values(), reverse=True)[1:] == [1] * 10
+    outbox = world.spool.outbox
+    names = [
+        "a.jsonl.results.jsonl",
+        "a.jsonl.errors.jsonl",
+        "b.txt.results.jsonl",
+        "t.csv.results.jsonl",
+    ]
+    shapes = ["t.csv.results.csv", "t.csv.answers"]
+    summaries = [f"{name}.summary.json" for name in ("a.jsonl", "b.txt", "t.csv")]
+    assert sorted(path.name for path in outbox.iterdir()) == sorted([*names, *shapes, *summaries])
+    texts = {path.name: path.read_text() for path in (outbox / "t.csv.answers").iterdir()}
+    assert sorted(texts) == ["t1.txt", "t2.txt"]
 
-    return {name: [_said(line) for line in world.lines(name)] for name in names}
+    return {
+        **{name: [_said(line) for line in world.lines(name)] for name in names},
+        "t.csv.results.csv": [((outbox / "t.csv.results.csv").read_bytes(),)],
+        "t.csv.answers": sorted(texts.items()),
+    }
 
 
 def _said(line: dict[str, Any]) -> tuple[Any, ...]:
