@@ -187,7 +187,7 @@ def test_what_systems_leave_is_left_out(opening: Opening) -> None:
         (
             ("a.txt", b"caf\xe9"),
             "wrong_encoding",
-            "a.txt: the file is not UTF-8: line 1 has the byte",
+            "a.txt: the file is not UTF-8 (it looks like cp1252): line 1 has the byte",
         ),
         (("a.txt", b"text\0"), "no_text", "a.txt: found a zero byte (character 5), which no text"),
         (("a.txt", b" \n"), "empty_document", "a.txt is empty"),

@@ -1,7 +1,7 @@
 r"""Texts: prompts written as plain text, by the line, by the paragraph or by the file.
 
-UTF-8 unless the profile or a byte order mark says otherwise. Line ends become `\n`. Holds one
-prompt at a time. Raises `BadInput` for a file that is not in its encoding (bad data).
+In the encoding that `encodings` finds. Line ends become `\n`. Holds one prompt at a time. Raises
+`BadInput` for a file that is not in its encoding (bad data).
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from promptspool.errors import BadInput
-from promptspool.intake.formats.lines import foreign_encoding, lines, too_long
-from promptspool.intake.rows import Row
-from promptspool.intake.values import quoted
+from promptspool.intake.formats.encodings import decoding_fault, text_encoding
+from promptspool.intake.formats.lines import lines, too_long
+from promptspool.intake.rows import ReadOptions, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from _typeshed import WriteableBuffer
 
-    from promptspool.intake.rows import ReadOptions, Source, Split
+    from promptspool.intake.rows import Source, Split
 
 _BLOCK_BYTES = 1 << 20
 
-_BOM_BYTES = 4
+_AS_IT_IS = frozenset({"utf-8", "utf-8-sig"})
+"""Encodings that need no other; a mark at the beginning is not in the way."""
 
 
 def read_text(source: Source, options: ReadOptions) -> Iterator[Row]:
@@ -48,39 +50,58 @@ def document(data: bytes, encoding: str | None) -> str:
 
     *encoding* is what the profile says. Raises `BadInput` for what is no text in that encoding.
     """
-    encoding = _encoding(data, encoding)
-
-    with io.BytesIO(data) as file:
-        prompts = _blocks(_recoded(file, encoding), len(data) * 4, split="file")
-        text = "".join((prompt or b"").decode() for _, prompt in prompts)
-
+    held = _Held(data)
+    options = ReadOptions(max_row_bytes=len(data) * 4 + 1, encoding=encoding)
+    text = "".join((prompt or b"").decode() for _, prompt in _prompts(held, options, "file"))
     _check(text)
 
     return text
 
 
+class _Held:
+    """A text in memory, as a source."""
+
+    def __init__(self, data: bytes) -> None:
+        self.name = ""
+        self.notes: dict[str, str] = {}
+        self._data = data
+
+    def open(self) -> IO[bytes]:
+        return io.BytesIO(self._data)
+
+    def path(self) -> Path:
+        raise NotImplementedError
+
+
 def _rows(source: Source, options: ReadOptions, split: Split) -> Iterator[Row]:
-    with source.open() as file:
-        encoding = _encoding(file.read(_BOM_BYTES), options.encoding)
+    for number, prompt in _prompts(source, options, split):
+        if prompt is None:
+            yield Row(number, None, too_long(f"the {split}", max_bytes=options.max_row_bytes))
+        elif prompt and not prompt.isspace():
+            yield _row(number, prompt)
 
-    if encoding is not None:
-        source.notes["encoding"] = encoding
 
+def _prompts(
+    source: Source, options: ReadOptions, split: Split
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yield where each text begins, and the text in UTF-8, None if it is too long; some are blank.
+
+    Raises `BadInput` where the file is not in its encoding.
+    """
+    encoding = text_encoding(source, options)
     max_bytes = options.max_row_bytes
 
     with source.open() as file:
-        text = _recoded(file, encoding)
-        prompts = (
-            lines(text, max_bytes=max_bytes)
-            if split == "line"
-            else _blocks(text, max_bytes, split=split)
-        )
+        text = file if encoding in _AS_IT_IS else io.BufferedReader(_Recoded(file, encoding))
 
-        for number, prompt in prompts:
-            if prompt is None:
-                yield Row(number, None, too_long(f"the {split}", max_bytes=max_bytes))
-            elif prompt and not prompt.isspace():
-                yield _row(number, prompt)
+        try:
+            yield from (
+                lines(text, max_bytes=max_bytes)
+                if split == "line"
+                else _blocks(text, max_bytes, split=split)
+            )
+        except UnicodeError as error:
+            raise decoding_fault(source, encoding) from error
 
 
 def _row(number: int, prompt: bytes) -> Row:
@@ -137,46 +158,14 @@ def _trimmed(held: bytearray) -> bytes:
     return bytes(held[: held.find(b"\n", len(held.rstrip()))])
 
 
-def _encoding(head: bytes, chosen: str | None) -> str | None:
-    """Return the encoding of a file that begins with *head*, None if it is to be UTF-8."""
-    if chosen is None:
-        foreign = foreign_encoding(head)
-
-        return None if foreign is None else foreign.lower()
-
-    try:
-        name = codecs.lookup(chosen).name
-        b"a".decode(chosen)
-    except UnicodeError:
-        pass  # half a character, but the encoding is known
-    except (LookupError, ValueError) as error:
-        reason = (
-            f"the profile says encoding = {quoted(chosen)}, which is no encoding of text; "
-            f'write one as "utf-8" or "cp1252", or leave it out'
-        )
-        raise BadInput(reason, code="wrong_encoding", key="encoding") from error
-
-    return None if name in ("utf-8", "utf-8-sig") else name
-
-
-def _recoded(file: IO[bytes], encoding: str | None) -> IO[bytes]:
-    """Return *file* in UTF-8."""
-    if encoding is None:
-        return file
-
-    return io.BufferedReader(_Recoded(file, encoding), _BLOCK_BYTES)
-
-
 class _Recoded(io.RawIOBase):
     """A text file in UTF-8, whatever its own encoding."""
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
         """Read from *file*, which is closed by whoever opened it."""
         self._file = file
-        self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._ready = memoryview(b"")
-        self._lines = 0
         self._is_at_end = False
 
     def readable(self) -> bool:
@@ -197,25 +186,5 @@ class _Recoded(io.RawIOBase):
     def _next(self) -> bytes:
         block = self._file.read(_BLOCK_BYTES)
         self._is_at_end = not block
-        state = self._decoder.getstate()
 
-        try:
-            text = self._decoder.decode(block, final=not block)
-            self._lines += text.count("\n")
-
-            return text.encode()
-        except UnicodeDecodeError as error:
-            # What is in front of the bad byte tells its line.
-            self._decoder.setstate(state)
-            good = self._decoder.decode(block[: max(error.start - len(state[0]), 0)])
-            raise self._wrong(self._lines + good.count("\n") + 1) from error
-        except UnicodeError as error:
-            raise self._wrong(self._lines + 1) from error
-
-    def _wrong(self, line: int) -> BadInput:
-        reason = (
-            f"the file is not {self._encoding}: line {line} cannot be read; write encoding = "
-            f'"..." in its profile, or save it as UTF-8 and drop it again'
-        )
-
-        return BadInput(reason, code="wrong_encoding", line=line)
+        return self._decoder.decode(block, final=not block).encode()
