@@ -369,7 +369,7 @@ def test_every_row_is_accounted_for(drawn: list[str], template: str | None) -> N
     with TemporaryDirectory() as name:
         folder = Path(name)
         data = "\n".join(["{}", *drawn, '{"prompt": "good", "x": 1}']).encode()
-        manifest = planned(folder, data, prompt=template)
+        manifest = planned(folder, data, prompt=template, on_duplicate_id="errors")
         rows = rows_of(folder)
         names = [
             one["custom_id"] for batch in manifest.batches for one in requests_of(folder, batch.id)

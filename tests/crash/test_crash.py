@@ -1,9 +1,10 @@
 """Death at every durable step of a run, and databases that forget.
 
 The run has three files in four batches, a request that is retried, one that fails for good, a table
-with a sidecar that comes back as a table and as a folder of answers, and a file that is rejected. After each death a second run finishes, and the laws are held: every prompt
-in exactly one place, the same answers as without a death, and no batch bought twice. (The bytes
-differ between runs only in what holds a job id, which each run draws.)
+with a sidecar that comes back as a table and as a folder of answers, and a file that is rejected.
+After each death a second run finishes, and the laws are held: every prompt in exactly one place,
+the same answers as without a death, and no batch bought twice. (The bytes differ between runs only
+in what holds a job id, which each run draws.)
 """
 
 from __future__ import annotations
