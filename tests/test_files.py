@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -456,6 +457,35 @@ async def test_no_row_reads_anything_else(tmp_path: Path) -> None:
 
         assert images_of(world) == []
         assert [line["custom_id"] for line in world.results("a.jsonl")] == ["7"]
+
+
+async def test_a_reader_that_dies_refuses_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose reader's process ends without an answer, again and again, is rejected."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+
+    async with simulated(tmp_path) as world:
+        reason = await rejected(world, "a.parquet", columnar(parquet.write_table))
+
+    assert reason["code"] == "unreadable"
+    assert "reading it fails every time" in reason["reason"]
+
+
+async def test_a_writer_that_dies_keeps_no_answers_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products whose writer's process dies are left out, with the reason; results are delivered."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    overrides = {"profiles": {"default": {"endpoint": "/v1/embeddings", "answers": ["parquet"]}}}
+
+    async with simulated(tmp_path, overrides=overrides) as world:
+        await delivered(world, "a.txt", b"one\ntwo\n", ["a-1", "a-2"])
+        summary = world.summary("a.txt")
+
+        assert len(world.results("a.txt")) == 2
+        assert list(summary["left_out"]) == ["embeddings.parquet"]
+        assert not list(world.spool.outbox.glob("*.parquet"))
 
 
 async def test_the_worker_goes_with_its_file(tmp_path: Path) -> None:

@@ -66,9 +66,15 @@ def deliver(
     make_folders(done.parent, below=spool.done)
     _retire(folder / SIDECAR, sidecar_of(done))
     _retire(folder / "original", done)  # last: a new stem is found only while it is here
-    counts = msgspec.json.decode((folder / "summary.json").read_bytes())["counts"]
+    summary = msgspec.json.decode((folder / "summary.json").read_bytes())
+    counts = summary["counts"]
 
-    return Delivered(stem=stem, results=counts["results"], errors=counts["errors"])
+    return Delivered(
+        stem=stem,
+        results=counts["results"],
+        errors=counts["errors"],
+        left_out=tuple(summary.get("left_out", ())),
+    )
 
 
 def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], now: float) -> None:

@@ -119,8 +119,10 @@ def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
             _log.info("job.planned", requests=planned.requests, batches=len(planned.batches),
                       bad_rows=planned.bad_rows, format=planned.format,
                       prompt_columns=planned.prompt_columns, **keys)  # fmt: skip
-        case JobStatus.DELIVERED, Delivered(results=results, errors=errors):
-            _log.info("job.delivered", file=job.shown, results=results, errors=errors, **keys)
+        case JobStatus.DELIVERED, Delivered() as delivered:
+            left_out = {"left_out": delivered.left_out} if delivered.left_out else {}
+            _log.info("job.delivered", file=job.shown, results=delivered.results,
+                      errors=delivered.errors, **left_out, **keys)  # fmt: skip
         case JobStatus.REJECTED, _:
             _log.warning("job.rejected", file=job.shown, reason=job.why, **keys)
         case JobStatus.DONE, _:

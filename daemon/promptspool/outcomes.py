@@ -51,6 +51,8 @@ class Delivered:
     stem: bytes
     results: int
     errors: int
+    left_out: tuple[str, ...] = ()
+    """Products that could not be made; the summary says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from promptspool import schema
 from promptspool.collect.content import content_of
 from promptspool.collect.products import compile_answers
 from promptspool.collect.vectors import VectorFile, VectorTable
-from promptspool.errors import BadInput
+from promptspool.errors import BadInput, Bug
 from promptspool.intake.formats import FORMATS, Caps, opened
 from promptspool.intake.plan import read_options
 from promptspool.intake.rows import Added
@@ -186,14 +186,7 @@ def _write_table(
     scratch = folder / _SCRATCH
     scratch.mkdir(exist_ok=True)
     columns = _Columns(profile)
-    count = 0
-
-    def cells() -> Iterator[Sequence[Cell]]:
-        nonlocal count
-
-        for row in rows:
-            count += 1
-            yield columns.cells(row)
+    cells = (columns.cells(row) for row in rows)
 
     try:
         with opened(folder / "original", manifest.source, caps=_UNCAPPED, scratch=scratch) as found:
@@ -201,15 +194,14 @@ def _write_table(
                 return "the original is no table any more"
 
             options = read_options(profile, max_row_bytes=manifest.max_row_bytes)
-            found.format.write(found.source, options, part, columns.added, cells())
-
-        if count != manifest.rows or next(rows, None) is not None:
-            return "the original has other rows than when it was planned"
+            found.format.write(found.source, options, part, columns.added, cells)
 
         sync_file(part)
         part.replace(folder / manifest.table)
     except BadInput as error:
         return error.reason
+    except Bug as error:  # not the rows that were planned: somebody has changed the original
+        return str(error)
     finally:
         part.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
