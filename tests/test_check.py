@@ -138,8 +138,12 @@ def test_a_schema_is_told_of(folder: Path) -> None:
 
 
 def test_a_file_that_is_not_there(folder: Path) -> None:
-    """A name of nothing is a mistake of usage."""
-    done = ran("check", "--config", str(folder / "promptspool.toml"), "nope.csv")
+    """What cannot be read at all is a mistake of usage, told in one line."""
+    (folder / "folder.csv").mkdir()
+    expected = {"nope.csv": "there is no such file", "folder.csv": "no file"}
 
-    assert done.returncode == 2
-    assert done.stderr == "promptspool: nope.csv: there is no such file\n"
+    for name, reason in expected.items():
+        done = ran("check", "--config", str(folder / "promptspool.toml"), name)
+
+        assert done.returncode == 2
+        assert done.stderr == f"promptspool: {name}: {reason}\n"

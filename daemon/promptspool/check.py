@@ -2,7 +2,7 @@
 
 The file is planned into a temporary folder by the code that plans jobs, so what is said here is
 what would be submitted. Nothing is sent and nothing in the spool is touched. Raises `ConfigError`
-(environment) for a file or a profile that is not there, and lets `OSError` through.
+(environment) for a file that is not there or cannot be read.
 """
 
 from __future__ import annotations
@@ -121,6 +121,9 @@ def checked(settings: Settings, path: Path, *, profile: str | None, output_token
             _plan(settings, path, Path(folder), result)
         except BadInput as error:
             result.reason = error.reason
+        except OSError as error:
+            place = error.filename or path
+            raise ConfigError(str(path), f"{place}: {error.strerror or error}") from error
 
         for complaint in intake.complaints(Path(folder)):
             result.complaint_count += 1
