@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import feather, ipc, parquet
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats import columnar, columnar_files
 from promptspool.intake.rows import Added, ReadOptions, Row
 from promptspool.worker import run
@@ -335,7 +335,7 @@ def test_cells_that_do_not_match_the_rows_are_a_bug(
     """Answers are never set beside other rows than their own, and no half table is left."""
     path = store(pa.table({"n": range(3)}), tmp_path / "table")
 
-    with pytest.raises(Bug, match="cell"):
+    with pytest.raises(BadInput, match="other rows"):
         written(path, kind, iter([("a",)] * count), [Added("answer", "text")])
 
     assert not path.with_name("results").exists()

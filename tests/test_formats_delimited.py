@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats.delimited import read_delimited, write_delimited
 from promptspool.intake.rows import Added, ReadOptions
 
@@ -469,7 +469,7 @@ def test_no_name_runs_as_a_formula(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cells", [[], [["x"]], [["x"], ["y"], ["z"]], [["x"], ["y", "z"]]])
 def test_cells_that_are_not_the_rows_are_a_bug(tmp_path: Path, cells: list[list[str]]) -> None:
     """Answers are never written beside another row's prompt."""
-    with pytest.raises(Bug):
+    with pytest.raises(BadInput, match="other rows"):
         written(dropped(tmp_path, b"id,prompt\n1,a\n2\n"), cells)
 
 

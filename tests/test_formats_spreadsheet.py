@@ -18,7 +18,7 @@ import xlsxwriter  # type: ignore[import-untyped]  # it has no stubs
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats.spreadsheet import CUT_NOTE, read_xlsx, write_xlsx
 from promptspool.intake.rows import Added, ReadOptions, Row
 from promptspool.worker import run
@@ -610,7 +610,7 @@ def test_cells_that_do_not_match_the_rows_are_a_bug(
     """Answers are never set beside other rows than their own, and nothing is left behind."""
     path = by_openpyxl(tmp_path / "t.xlsx", [["prompt"], ["a"], ["b"]])
 
-    with pytest.raises(Bug, match="cell"):
+    with pytest.raises(BadInput, match="other rows"):
         written(path, cells)
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.xlsx"]

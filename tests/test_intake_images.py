@@ -123,12 +123,15 @@ def test_a_row_without_an_image_is_plain(nothing: object) -> None:
 
 
 def test_only_plain_rows_of_two_endpoints_have_images() -> None:
-    """Where there is no place for images, or a row brings its messages, a column is a column."""
+    """Where there is no place for images a column is a column; beside messages it is a fault."""
     row = {"prompt": "hi", "image": "no such file"}
     assert body_of(row, endpoint="/v1/embeddings") == {"model": "gpt-5-mini", "input": "hi"}
 
     messages = [{"role": "user", "content": "hi"}]
-    assert body_of({"messages": messages, "image": "no such file"})["messages"] == messages
+    assert body_of({"messages": messages, "image": ""})["messages"] == messages
+
+    with pytest.raises(BadInput, match="has both 'messages' and 'image'"):
+        body_of({"messages": messages, "image": "no such file"})
 
     # There, a column called image may even be the prompt.
     assert body_of({"image": "a cat"}, endpoint="/v1/moderations")["input"] == "a cat"

@@ -677,6 +677,7 @@ def test_any_row_is_a_request_or_a_fault(
     row: dict[str, Any], endpoint: str, prompt: str | None, system: str | None
 ) -> None:
     """Whatever JSON is in whichever column, it becomes one line of JSON or a fault."""
+    system = system if endpoint in (CHAT, RESPONSES) else None
     renders = renderer(endpoint=endpoint, prompt=prompt, system=system)
 
     try:

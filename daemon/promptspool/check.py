@@ -13,18 +13,19 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from promptspool import intake, planning, schema
 from promptspool.claims import DEFAULT_PROFILE, mint
 from promptspool.errors import BadInput, ConfigError
+from promptspool.inbox import is_ignored
 from promptspool.intake.request import EMBEDDINGS, MODERATIONS
 from promptspool.model import shown
 from promptspool.pricing import PRICES_AS_OF, Cost, Tokens, cost
 from promptspool.settings import profile_for
-from promptspool.spool import TOO_LONG, Spool, sidecar_of
+from promptspool.spool import SIDECAR_SUFFIX, TOO_LONG, Spool, sidecar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ BYTES_A_TOKEN = 3
 WORTH_USD = 0.01
 """A batch that saves less is not worth waiting a day for."""
 
-_DATA_URL = re.compile(rb'"data:[^"]*"')
+_DATA_URL = re.compile(rb'(?<!\\)"data:[a-z]+/[a-z0-9.+-]+;base64,[A-Za-z0-9+/=]*"')
 
 
 class _Body(msgspec.Struct):
@@ -51,9 +52,10 @@ class _Body(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     instructions: msgspec.Raw = msgspec.Raw()
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
+    # Of any type: what the provider makes of others is not known.
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
 
 
 class _Line(msgspec.Struct):
@@ -149,6 +151,11 @@ def _profile_of(settings: Settings, path: Path) -> str:
 
 
 def _plan(settings: Settings, path: Path, folder: Path, result: Checked) -> None:
+    if is_ignored(path.name) or path.name.endswith(SIDECAR_SUFFIX):
+        raise BadInput(
+            "a file of this name is left alone: it is hidden, unfinished or a sidecar; rename it"
+        )
+
     if Spool.is_too_long(os.fsencode(path.name)):
         raise BadInput(TOO_LONG)
 
@@ -200,7 +207,8 @@ def _count(estimate: Estimate, line: bytes, output_tokens: int) -> None:
     """Add one request; an image counts nothing, since what it takes is the provider's secret."""
     body = _lines.decode(_DATA_URL.sub(b'""', line)).body
     text = (body.messages, body.input, body.prompt, body.instructions)
-    limit = body.max_completion_tokens or body.max_output_tokens or body.max_tokens
+    limits = (body.max_completion_tokens, body.max_output_tokens, body.max_tokens)
+    limit = next((one for one in limits if isinstance(one, int) and one > 0), None)
     estimate.requests += 1
     estimate.input_tokens += math.ceil(sum(len(bytes(raw)) for raw in text) / BYTES_A_TOKEN)
     estimate.output_tokens += min(limit, output_tokens) if limit else output_tokens

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ class Claims:
         )
 
         if not is_same and _put_back(folder / "original", source):
-            _abandon(folder, source)
+            _abandon(folder, source)  # after a crash here, `adopted` sees that both are one file
 
             return None
 
@@ -165,7 +166,9 @@ class Claims:
             except (FileNotFoundError, msgspec.DecodeError):
                 claim = None
 
-            if claim is not None and (folder / "summary.json").exists():
+            if claim is not None and self._is_put_back(claim, folder):
+                _abandon(folder, self._source(claim))
+            elif claim is not None and (folder / "summary.json").exists():
                 jobs.append(_job(claim, JobStatus.SETTLED))
             elif claim is not None and (folder / "original").exists():
                 jobs.append(_job(claim))
@@ -176,6 +179,12 @@ class Claims:
                 _abandon(folder, None if claim is None else self._source(claim))
 
         return jobs
+
+    def _is_put_back(self, claim: Claim, folder: Path) -> bool:
+        """Tell whether a claim was being taken back: its file has its old name again."""
+        source, original = self._source(claim), folder / "original"
+
+        return original.exists() and source.exists() and source.samefile(original)
 
     def _source(self, claim: Claim) -> Path:
         return self.spool.inbox / os.fsdecode(claim.name)
@@ -205,12 +214,18 @@ def _put_back(mine: Path, source: Path) -> bool:
 
 def _abandon(folder: Path, source: Path | None) -> None:
     """Take back the claim of *source*; a newer sidecar of it in the inbox replaces the old one."""
+    sidecar = folder / SIDECAR
+
     try:
-        if source is not None and (folder / SIDECAR).exists():
-            _put_back(folder / SIDECAR, sidecar_of(source))
+        if source is not None and sidecar.exists():
+            source.parent.mkdir(parents=True, exist_ok=True)
+
+            with suppress(FileExistsError):
+                sidecar_of(source).hardlink_to(sidecar)
+                sync_folder(source.parent)
 
         remove_folder(folder)
-    except OSError as error:
+    except OSError as error:  # what is in it stays there
         _log.warning("inbox.unclaimed", file=folder.name, reason=str(error))
 
 

@@ -24,6 +24,7 @@ from promptspool.spool import (
     publish,
     read_own,
     remove_folder,
+    rename_durably,
     sidecar_of,
     sync_folder,
     unpublish,
@@ -64,8 +65,9 @@ def deliver(
 
     done = spool.done / os.fsdecode(stem)
     make_folders(done.parent, below=spool.done)
-    _retire(folder / SIDECAR, sidecar_of(done))
-    _retire(folder / "original", done)  # last: a new stem is found only while it is here
+
+    for mine, theirs in _retired(folder, done):
+        _retire(mine, theirs)
     summary = msgspec.json.decode((folder / "summary.json").read_bytes())
     counts = summary["counts"]
 
@@ -166,7 +168,14 @@ def _rejected(spool: Spool, folder: Path, stem: bytes) -> list[tuple[Path, Path]
 
 
 def _retired(folder: Path, target: Path) -> list[tuple[Path, Path]]:
-    return [(folder / SIDECAR, sidecar_of(target)), (folder / "original", target)]
+    """Return what is to go to *target*, the original last: it says that all else is there.
+
+    A sidecar that is not here any more is there already.
+    """
+    sidecar = folder / SIDECAR
+    pairs = [(sidecar, sidecar_of(target))] if sidecar.exists() else []
+
+    return [*pairs, (folder / "original", target)]
 
 
 def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
@@ -187,7 +196,17 @@ def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
 
 def _retire(original: Path, target: Path) -> None:
     """Give an original its last place; a crash in between leaves it under both names."""
-    if original.exists():
+    if not original.exists():
+        return
+
+    try:
         publish(original, target)
+    except PermissionError:
+        # A file of somebody else's may be moved but not linked (fs.protected_hardlinks).
+        if os.path.lexists(target):
+            raise
+
+        rename_durably(original, target)
+    else:
         original.unlink()
         sync_folder(original.parent)

@@ -197,6 +197,8 @@ class Inbox:
                 next_at = min(next_at, ripe_at)
             elif len(jobs) >= CLAIMS_A_LOOK:
                 next_at = now
+            elif self._has_odd_sidecar(name, files):
+                seen[name].is_unreadable = True
             elif all(self._is_whole(part, seen[part], now) for part in parts):
                 job = self.claims.claim(name, status, files.get(sidecar))
 
@@ -207,6 +209,8 @@ class Inbox:
                     next_at = min(next_at, now + CLAIM_RETRY_S)
             elif any(seen[part].is_open for part in parts):
                 next_at = min(next_at, now + max(self.settings.spool.settle, 1.0))
+            else:
+                seen[name].is_unreadable = True  # it, or its sidecar
 
         self._seen = seen
         self.has_looked = True
@@ -220,6 +224,19 @@ class Inbox:
         settled_at = since + self.settings.spool.settle
 
         return math.nextafter(now, math.inf) if since == now >= settled_at else settled_at
+
+    def _has_odd_sidecar(self, name: str, files: Mapping[str, os.stat_result]) -> bool:
+        """Tell whether a link, a folder or the like has the name of a sidecar; it is not followed.
+
+        Without what it says, its file would be asked something else.
+        """
+        sidecar = name + SIDECAR_SUFFIX
+        is_odd = sidecar not in files and os.path.lexists(self.spool.inbox / sidecar)
+
+        if is_odd:
+            self._complain("inbox.unreadable", sidecar, hint="make it a file, or remove it")
+
+        return is_odd
 
     def _note_sidecar(
         self, name: str, sighting: _Sighting, now: float, files: Mapping[str, os.stat_result]

@@ -5,7 +5,7 @@
 | file | what |
 |---|---|
 | `claim.json` | `Claim`; before the original is moved in |
-| `sidecar.toml` | a copy of what was dropped beside it to change its profile, if anything was |
+| `sidecar.toml` | what was dropped beside it to change its profile, if anything was |
 | `original` | the dropped file, untouched |
 | `rows.jsonl` | one `PlannedRow` per row of the file, in input order; row n is line n, from 0 |
 | `BATCH.requests.jsonl` | what is uploaded: one request a line |

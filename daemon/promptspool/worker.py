@@ -149,6 +149,9 @@ def _received(answer: bytes) -> Any:
         message = f"the worker's answer cannot be read: {error}"
         raise Bug(message) from error
 
+    if isinstance(raised, MemoryError):
+        raise WorkerDied("the worker process ran out of the memory it may take") from raised
+
     raise raised
 
 

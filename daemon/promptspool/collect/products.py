@@ -124,7 +124,7 @@ class _Index:
         self._folder = folder
         self._batches = batches
         self._open: OrderedDict[int, int] = OrderedDict()
-        count = _count_lines(folder / "rows.jsonl")
+        self.count = count = _count_lines(folder / "rows.jsonl")
         self._file = array("I", bytes(4 * count))
         self._offset = array("Q", bytes(8 * count))
         self._length = array("I", bytes(4 * count))
@@ -218,6 +218,10 @@ class _Writing:
             _part(errors).open("wb", buffering=_WRITE_BYTES) as bad,
         ):
             self.tally.left_out = shape(self._rows(good, bad))
+
+        if self.tally.results + self.tally.errors != self._index.count:
+            message = f"{self._index.count} rows, but {self.tally.results} results and "
+            raise Bug(f"{message}{self.tally.errors} errors: not all of them were taken")
 
         _finish(results)
 

@@ -22,7 +22,7 @@ from promptspool import schema
 from promptspool.collect.content import content_of
 from promptspool.collect.products import compile_answers
 from promptspool.collect.vectors import VectorFile, VectorTable
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats import FORMATS, Caps, opened
 from promptspool.intake.plan import read_options
 from promptspool.intake.rows import Added
@@ -149,8 +149,9 @@ def _shaped(folder: Path, manifest: Manifest, rows: Iterator[RowAnswer]) -> dict
 def is_heavy(manifest: Manifest) -> bool:
     """Tell whether the shapes of a job are to be made in a process of their own."""
     shapes = wanted(manifest)
+    has_large_reader = FORMATS[manifest.format].is_heavy or "archive" in manifest.notes
 
-    return PARQUET in shapes or (manifest.table in shapes and FORMATS[manifest.format].is_heavy)
+    return PARQUET in shapes or (manifest.table in shapes and has_large_reader)
 
 
 def _sinks(folder: Path, manifest: Manifest, profile: ProfileSettings) -> dict[str, _Sink]:
@@ -200,8 +201,6 @@ def _write_table(
         part.replace(folder / manifest.table)
     except BadInput as error:
         return error.reason
-    except Bug as error:  # not the rows that were planned: somebody has changed the original
-        return str(error)
     finally:
         part.unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -252,20 +251,30 @@ class _Columns:
 def _cell(value: object, kind: str) -> Cell:
     """Return one property's value as the column's kind, None where it is not of that kind."""
     match kind, value:
-        case _, None:
-            return None
         case "boolean", bool():
             return value
-        case "integer", int() if not isinstance(value, bool):
+        case (("integer" | "number"), bool()):
+            return None
+        case "integer", int():
             return value
-        case "number", int() | float() if not isinstance(value, bool):
-            return float(value)
+        case "integer", float() if value.is_integer():  # JSON Schema: 5.0 is an integer
+            return int(value)
+        case "number", int() | float():
+            return _float(value)
         case "text", str():
             return value
-        case "text", _:
+        case "text", _ if value is not None:
             return msgspec.json.encode(value).decode()
         case _:
             return None
+
+
+def _float(value: float) -> float | None:
+    """Return a number as a table can hold it, None for one of hundreds of digits."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def _error_text(code: str, message: str | None) -> str:

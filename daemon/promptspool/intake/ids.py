@@ -1,7 +1,7 @@
 """Ids: which rows of a file have an id that an earlier row has.
 
 Eight bytes a row are held while the file is read; the ids themselves are looked at again, in the
-row index on disk, only where two of them may be the same. Lets `OSError` through (environment).
+row index, only where two of them may be the same. Pure.
 """
 
 from __future__ import annotations
@@ -10,19 +10,12 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from promptspool.wire import PlannedRow
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
+
+    from promptspool.wire import PlannedRow
 
 _BUCKETS = 256
-
-_BLOCK_BYTES = 1 << 20
-
-_rows = msgspec.json.Decoder(PlannedRow)
 
 
 class Repeat(NamedTuple):
@@ -47,11 +40,9 @@ class Ids:
         digest = hash(name)  # salted by Python for each process, so nobody can aim at it
         self._hashes[digest % _BUCKETS].append(digest)
 
-    def repeats(self, rows_file: Path) -> dict[int, Repeat]:
-        """Return the repeated rows by their number, from 0; *rows_file* is the row index."""
-        suspects = {digest for bucket in self._hashes for digest in _repeated(bucket)}
-
-        return dict(_found(rows_file, suspects)) if suspects else {}
+    def suspects(self) -> frozenset[int]:
+        """Return the hashes that more than one row has; empty if all ids differ."""
+        return frozenset(digest for bucket in self._hashes for digest in _repeated(bucket))
 
 
 def _repeated(bucket: array[int]) -> Iterator[int]:
@@ -59,20 +50,18 @@ def _repeated(bucket: array[int]) -> Iterator[int]:
         yield from (digest for digest, count in Counter(bucket).items() if count > 1)
 
 
-def _found(rows_file: Path, suspects: set[int]) -> Iterator[tuple[int, Repeat]]:
-    """Yield what is repeated indeed: two ids may share a hash."""
-    lines: dict[str, int] = {}
-    counts: Counter[str] = Counter()
+def repeats(rows: Iterable[PlannedRow], suspects: frozenset[int]) -> Iterator[Repeat | None]:
+    """Yield for each of *rows* what it repeats, None if it is the first of its id.
 
-    with rows_file.open("rb", buffering=_BLOCK_BYTES) as file:
-        for number, text in enumerate(file):
-            row = _rows.decode(text)
+    Holds the ids that are there more than once; two ids may share a hash, so they are compared.
+    """
+    seen: dict[str, list[int]] = {}
 
-            if hash(row.id) not in suspects:
-                continue
+    for row in rows:
+        if hash(row.id) not in suspects:
+            yield None
+            continue
 
-            counts[row.id] += 1
-            first = lines.setdefault(row.id, row.line)
-
-            if counts[row.id] > 1:
-                yield number, Repeat(row.id, first, counts[row.id])
+        first = seen.setdefault(row.id, [row.line, 0])
+        first[1] += 1
+        yield Repeat(row.id, first[0], first[1]) if first[1] > 1 else None

@@ -19,7 +19,7 @@ import msgspec
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats import Caps, opened
-from promptspool.intake.ids import Ids
+from promptspool.intake.ids import Ids, repeats
 from promptspool.intake.images import FolderFiles
 from promptspool.intake.render import Renderer
 from promptspool.intake.rows import ReadOptions
@@ -36,7 +36,7 @@ from promptspool.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -108,42 +108,72 @@ def read_options(profile: ProfileSettings, *, max_row_bytes: int) -> ReadOptions
 
 def _planned(dropped: Dropped, folder: Path) -> Manifest:
     """Plan once, and again if rows share an id and the profile says what becomes of those."""
-    first = _Planning(dropped, folder, repeats={})
+    _remove_leftovers(folder)
+    policy = dropped.profile.on_duplicate_id
+    first = _Planning(dropped, folder)
     manifest = first.run()
 
-    if not first.repeats:
+    if not first.suspects:
         return manifest
 
-    if dropped.profile.on_duplicate_id == "reject":
-        raise _duplicates(first, advice=True)
+    way_out = ', or write on_duplicate_id = "number" or "errors" in the profile'
+    error = _duplicates(folder, first.suspects, way_out if policy == "reject" else "")
 
-    second = _Planning(dropped, folder, repeats=first.repeats)
+    if error is None:
+        return manifest
+
+    if policy == "reject":
+        raise error
+
+    earlier = folder / "rows.jsonl.part"
+    (folder / "rows.jsonl").rename(earlier)
+    _remove_requests(folder)
+    known = repeats(_rows_of(earlier), first.suspects)
+    second = _Planning(dropped, folder, repeats=known)
     manifest = second.run()
+    earlier.unlink()
 
     # A number that was appended may make an id that a row has already.
-    if second.repeats and dropped.profile.on_duplicate_id == "number":
-        raise _duplicates(second, advice=False)
+    if policy == "number" and second.suspects:
+        error = _duplicates(folder, second.suspects)
+
+        if error is not None:
+            raise error
 
     return manifest
 
 
-def _duplicates(planning: _Planning, *, advice: bool) -> BadInput:
-    """Say which rows share an id, after noting it in the row index."""
-    planning.mark_repeats()
-    line, repeat = planning.first_repeat()
-    more = len(planning.repeats) - 1
-    others = f" (and {more:,} more such rows)" if more else ""
-    way_out = (
-        'give each row its own, or write on_duplicate_id = "number" or "errors" in the profile'
-        if advice
-        else "give each row its own"
-    )
-    reason = (
-        f"line {line}: the id {_quoted(repeat.id)} is that of line {repeat.first_line}, too"
-        f"{others}; {way_out}"
-    )
+def _duplicates(folder: Path, suspects: frozenset[int], way_out: str = "") -> BadInput | None:
+    """Return what is said of rows that share an id, None if none do; marks them in the row index.
 
-    return BadInput(reason, code="duplicate_id")
+    The marks are for the rejection, or are overwritten.
+    """
+    rows, marked = folder / "rows.jsonl", folder / "rows.marked.part"
+    encoder = msgspec.json.Encoder()
+    told, count = "", 0
+
+    with marked.open("wb", buffering=_BLOCK_BYTES) as file:
+        found = repeats(_rows_of(rows), suspects)
+
+        for row, repeat in zip(_rows_of(rows), found, strict=True):
+            fault = row.fault
+
+            if repeat is not None:
+                fault = fault or _repeated(repeat)
+                told = told or f"line {row.line}: {_repeated(repeat).message}"
+                count += 1
+
+            file.write(encoder.encode(msgspec.structs.replace(row, fault=fault)) + b"\n")
+
+    if not count:
+        marked.unlink()
+
+        return None
+
+    others = f" (and {count - 1:,} more such rows)" if count > 1 else ""
+    marked.replace(rows)
+
+    return BadInput(f"{told}{others}; give each row its own{way_out}", code="duplicate_id")
 
 
 def _repeated(repeat: Repeat) -> RowFault:
@@ -159,13 +189,14 @@ def _quoted(name: str) -> str:
 class _Planning:
     """One run over a dropped file."""
 
-    def __init__(self, dropped: Dropped, folder: Path, *, repeats: Mapping[int, Repeat]) -> None:
-        _remove_leftovers(folder)
-        self.repeats: dict[int, Repeat] = {}
-        """Rows whose id an earlier row has, found by `run`."""
+    def __init__(
+        self, dropped: Dropped, folder: Path, *, repeats: Iterator[Repeat | None] | None = None
+    ) -> None:
+        self.suspects: frozenset[int] = frozenset()
+        """Hashes of ids that more than one row may have, found by `run`."""
         self._dropped = dropped
         self._folder = folder
-        self._known_repeats = repeats
+        self._repeats = repeats
         self._stem = PurePosixPath(dropped.source).name
         self._rows_file = folder / "rows.jsonl"
         self._splitter = Splitter(folder=folder, job=dropped.job, limits=dropped.limits)
@@ -189,9 +220,10 @@ class _Planning:
 
             for row in found.format.read(found.source, options):
                 self._add_row(file, self._row(row, renderer))
+                self._check_size()
 
         sync_file(self._rows_file)
-        self.repeats = self._ids.repeats(self._rows_file)
+        self.suspects = self._ids.suspects()
         self._check(found)
 
         return Manifest(
@@ -214,11 +246,12 @@ class _Planning:
     def _row(self, row: Row, renderer: Renderer) -> PlannedRow:
         """Submit what *row* asks for; return its entry, with a fault if it asks for nothing."""
         name = row.name or f"{self._stem}-{row.number or row.line}"
+        repeat = next(self._repeats) if self._repeats is not None else None
 
         try:
             columns = _columns(row)
             name = renderer.user_id(columns) or name
-            name = self._unique(name)
+            name = name if repeat is None else self._renamed(name, repeat)
             request = renderer.request(columns)
             wire = request.line(wire_id(self._dropped.job, self._rows))
             self._splitter.check(request, wire)
@@ -231,13 +264,8 @@ class _Planning:
 
         return PlannedRow(id=name, line=row.line, document=row.name)
 
-    def _unique(self, name: str) -> str:
-        """Return the id of the present row as the profile will have it where it is repeated."""
-        repeat = self._known_repeats.get(self._rows)
-
-        if repeat is None:
-            return name
-
+    def _renamed(self, name: str, repeat: Repeat) -> str:
+        """Return the id of a repeated row as the profile will have it, if it will have it."""
         if self._dropped.profile.on_duplicate_id == "number":
             return f"{name}-{repeat.times}"
 
@@ -251,29 +279,16 @@ class _Planning:
         if row.fault is not None:
             self._faults.add(row.line, row.fault)
 
-    def mark_repeats(self) -> None:
-        """Make each repeated row a faulty one in the row index, for the rejection."""
-        marked = self._rows_file.with_name("rows.jsonl.part")
+    def _check_size(self) -> None:
+        """Raise `BadInput` for a few bytes that make requests without end, of an image, say."""
+        most = self._dropped.caps.max_expanded
 
-        with marked.open("wb", buffering=_BLOCK_BYTES) as file:
-            for number, row in enumerate(_rows_of(self._rows_file)):
-                repeat = self.repeats.get(number)
-
-                fault = row.fault or (None if repeat is None else _repeated(repeat))
-                marked_row = msgspec.structs.replace(row, fault=fault)
-                file.write(self._encoder.encode(marked_row) + b"\n")
-
-        marked.replace(self._rows_file)
-
-    def first_repeat(self) -> tuple[int, Repeat]:
-        """Return the line of the first repeated row, and what it repeats."""
-        first = min(self.repeats)
-
-        for number, row in enumerate(_rows_of(self._rows_file)):
-            if number == first:
-                return row.line, self.repeats[first]
-
-        raise AssertionError  # pragma: no cover - the row index has it
+        if self._splitter.size_bytes > most:
+            reason = (
+                f"its requests come to more than {most:,} bytes; drop it in parts, or raise "
+                f"intake.max_expanded"
+            )
+            raise BadInput(reason, code="expands_too_far")
 
     def _check(self, found: Opened) -> None:
         """Raise `BadInput` if nothing of the file is to be submitted."""

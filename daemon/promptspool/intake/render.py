@@ -99,6 +99,8 @@ class Renderer:
             return self._ready(columns)
 
         if where.brought and (name := self._brings(columns, where)):
+            _check_no_image(columns, where, name)
+
             return self._made_of(name, columns)
 
         prompt = self._prompt_text(columns, where)
@@ -241,6 +243,14 @@ class Renderer:
                 f"vector a row; spread them over several rows"
             )
             raise BadInput(reason, code="too_many_inputs", key=key)
+
+
+def _check_no_image(columns: Columns, where: Layout, brought: str) -> None:
+    """Raise `BadInput` for an image that would have no place beside what a row brings."""
+    for name in where.images:
+        if not is_blank(columns[name]):
+            reason = f"the row has both {brought!r} and {name!r}; put the image into {brought!r}"
+            raise BadInput(reason, code="ambiguous_row", key=name)
 
 
 def _brought_names(url: str) -> tuple[str, ...]:

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import IO, Literal, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from promptspool.errors import BadInput
+from promptspool.errors import BadInput
 
 Columns = Mapping[str, bytes]
 """A row: each column's value is JSON text in UTF-8, as it was written where it was JSON already."""
@@ -126,3 +125,8 @@ def free_names(taken: Sequence[str], added: Sequence[Added]) -> list[str]:
         names.append(name)
 
     return names
+
+
+def other_rows() -> BadInput:
+    """Return what a writer raises unless it is given one sequence of cells for each row."""
+    return BadInput("the original has other rows than when it was planned", code="other_rows")

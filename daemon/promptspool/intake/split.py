@@ -83,6 +83,8 @@ class Splitter:
         self._open: dict[tuple[str, str], _Part] = {}
         self._parts: list[_Part] = []
         self._pending_bytes = 0
+        self.size_bytes = 0
+        """Of all that was added."""
 
     def check(self, request: Request, line: bytes) -> None:
         """Raise `BadInput` if *line* would not even fit a file of its own."""
@@ -107,6 +109,7 @@ class Splitter:
         part = self._part_for(request, line)
         part.add(line, request.inputs)
         self._pending_bytes += len(line)
+        self.size_bytes += len(line)
 
         if part.pending_bytes >= PART_BUFFER_BYTES:
             self._flush(part)

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+_WHOLE = frozenset({"response_schema"})
+"""Tables that mean something as a whole only: they are replaced, never mixed."""
 
 
 def laid(over: Mapping[str, Any], *, on: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay *over* on *on*, table by table.
+    """Lay *over* on *on*, table by table."""
+    return _laid(over, on, str)
 
-    Names in the environment have no case and no hyphens, so `MY_PROFILE` means `My-Profile`.
+
+def laid_by_environment(over: Mapping[str, Any], *, on: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay what the environment says on *on*, table by table.
+
+    Its names have no case and no hyphens, so `MY_PROFILE` means `My-Profile`.
     """
+    return _laid(over, on, lambda key: key.casefold().replace("-", "_"))
+
+
+def _laid(
+    over: Mapping[str, Any], on: Mapping[str, Any], folded: Callable[[str], str]
+) -> dict[str, Any]:
     result = dict(on)
-    spelling = {_folded(key): key for key in on}
+    spelling = {folded(key): key for key in on}
 
     for key, value in over.items():
-        name = spelling.get(_folded(key), key)
+        name = spelling.get(folded(key), key)
         below = result.get(name)
-        result[name] = (
-            laid(value, on=below)
-            if isinstance(below, Mapping) and isinstance(value, Mapping)
-            else value
-        )
+
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and name not in _WHOLE:
+            result[name] = _laid(value, below, folded)
+        else:
+            result[name] = value
 
     return result
-
-
-def _folded(key: str) -> str:
-    return key.casefold().replace("-", "_")

@@ -17,7 +17,7 @@ from pydantic_settings import EnvSettingsSource
 
 from promptspool.errors import ConfigError
 from promptspool.settings.faults import config_error, known
-from promptspool.settings.layers import laid
+from promptspool.settings.layers import laid, laid_by_environment
 from promptspool.settings.profiles import completed
 from promptspool.settings.sections import ENV_DELIMITER, ENV_PREFIX, Settings
 
@@ -46,7 +46,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     path = _find(config, environ)
-    values = laid(_environment(environ), on=_read(path))
+    values = laid_by_environment(_environment(environ), on=_read(path))
 
     if spool is not None:
         values = laid({"spool": {"path": str(spool.absolute())}}, on=values)
@@ -130,7 +130,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = source()
 
     for name, path in sorted(nested.items()):
-        values = laid(_nested(path, _json_or_text(environ[name])), on=values)
+        values = laid_by_environment(_nested(path, _json_or_text(environ[name])), on=values)
 
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -28,12 +29,35 @@ ENV_PREFIX = "PROMPTSPOOL_"
 ENV_DELIMITER = "__"
 
 
+_MAX_DEPTH = 100
+"""Of params: far more than any API takes, far fewer than what a library stumbles over."""
+
 _STRUCTURED = ("/v1/chat/completions", "/v1/responses")
 """The endpoints of structured outputs."""
 
 
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
     check_schema(value)
+
+    return value
+
+
+def _params(value: dict[str, Any]) -> dict[str, Any]:
+    tables: list[tuple[Any, int]] = [(value, 1)]
+
+    while tables:
+        found, depth = tables.pop()
+        parts = found.values() if isinstance(found, dict) else found
+
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"write no more than {_MAX_DEPTH} tables or arrays into each other")
+
+        for part in parts:
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError("write numbers that JSON has: nan and inf are none of them")
+
+            if isinstance(part, dict | list):
+                tables.append((part, depth + 1))
 
     return value
 
@@ -118,7 +142,7 @@ class ProfileSettings(_Section):
     system: str | None = None
     prompt: Template | None = None
     id: Template | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(default_factory=dict)
     response_schema: Annotated[dict[str, Any], AfterValidator(_schema)] | None = None
     """The schema itself; the configuration names a file, which `load` puts in its place."""
     images: tuple[str, ...] = ("image", "image_url")
@@ -139,6 +163,9 @@ class ProfileSettings(_Section):
         """Refuse what the endpoint has no place for."""
         if self.response_schema is not None and self.endpoint not in _STRUCTURED:
             raise ValueError(f"response_schema: only {' and '.join(_STRUCTURED)} take one")
+
+        if self.system and self.endpoint not in _STRUCTURED:
+            raise ValueError(f"system: only {' and '.join(_STRUCTURED)} take one; leave it out")
 
         vectors = [answer for answer in self.answers if answer in ("npy", "parquet")]
 

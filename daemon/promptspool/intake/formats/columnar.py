@@ -7,8 +7,8 @@ million rows of 300 characters in one row group take 115 MB to read, at 360,000 
 processor, and 230 MB to write (measured).
 
 pyarrow is loaded by the functions, never with this module: the daemon itself is to do without.
-Raises `BadInput` for whatever pyarrow does not read (bad data), `Bug` if the cells to be written
-are not one sequence a row, and lets `OSError` through (environment).
+Raises `BadInput` for whatever pyarrow does not read (bad data), and lets `OSError` through
+(environment).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats.columnar_files import (
     arrow_codec,
     arrow_slices,
@@ -31,7 +31,7 @@ from promptspool.intake.formats.columnar_files import (
     understood,
 )
 from promptspool.intake.formats.columnar_values import Odd, json_of_column
-from promptspool.intake.rows import Row, free_names
+from promptspool.intake.rows import Row, free_names, other_rows
 from promptspool.intake.values import quoted
 
 if TYPE_CHECKING:
@@ -215,14 +215,14 @@ def _schema(schema: Any, added: Sequence[Added]) -> Any:
 def _with_cells(
     slices: Iterator[Any], schema: Any, added: Sequence[Added], cells: Iterator[Sequence[Cell]]
 ) -> Iterator[Any]:
-    """Yield *slices* with their *cells* behind them; raises `Bug` unless each row has its own."""
+    """Yield *slices* with their *cells* behind them; raises `BadInput` unless each has its own."""
     pyarrow = library("pyarrow")
 
     for batch in slices:
         own = list(islice(cells, batch.num_rows))
 
         if len(own) < batch.num_rows or any(len(row) != len(added) for row in own):
-            raise Bug("there is not a cell for each row and column")
+            raise other_rows()
 
         arrays = [
             pyarrow.array([_held(row[place], column) for row in own], _KINDS[column.kind])
@@ -231,7 +231,7 @@ def _with_cells(
         yield pyarrow.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
 
     if next(cells, None) is not None:
-        raise Bug("there are more cells than rows")
+        raise other_rows()
 
 
 def _held(cell: Cell, column: Added) -> Cell:

@@ -2,8 +2,7 @@
 
 The grammar is that of the `csv` module, strict: where quotes do not match, everything after them
 may be read wrongly, so the whole file is refused there. Memory does not grow with the file, only
-with its longest row. Raises `BadInput` (bad data), and `Bug` if the cells to be written are not
-one sequence a row.
+with its longest row. Raises `BadInput` (bad data).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats.delimited_text import (
     Layout,
     Record,
@@ -27,7 +26,7 @@ from promptspool.intake.formats.delimited_text import (
     records_of,
 )
 from promptspool.intake.formats.encodings import writing_of
-from promptspool.intake.rows import Row, free_names
+from promptspool.intake.rows import Row, free_names, other_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -127,7 +126,7 @@ def write_delimited(
     left out. Text that a spreadsheet would run gets an apostrophe before it, the original's own
     cells do not. If the encoding cannot hold a character of an answer, all of it becomes UTF-8 with
     a byte order mark, which spreadsheets show as it is meant; nothing is lost or replaced.
-    Raises `BadInput` as the reader does, and `Bug` unless there is one sequence for each row.
+    Raises `BadInput` as the reader does, also unless there is one sequence for each row.
     """
     layout = layout_of(source, options)
     records = records_of(source, layout, options.max_row_bytes)
@@ -151,18 +150,17 @@ def write_delimited(
 def _paired(
     records: Iterator[Record], cells: Iterator[Sequence[Cell]], count: int
 ) -> Iterator[tuple[Record, Sequence[Cell]]]:
-    """Yield each record with its cells, *count* of them; raises `Bug` unless each has its own."""
+    """Yield each record with its cells, *count* of them; raises `BadInput` unless all have them."""
     for record in records:
         given = next(cells, None)
 
         if given is None or len(given) != count:
-            message = f"line {record[0]} has no cells, or not one for each added column"
-            raise Bug(message)
+            raise other_rows()
 
         yield record, given
 
     if next(cells, None) is not None:
-        raise Bug("there are more cells than rows")
+        raise other_rows()
 
 
 def _header(records: Iterator[Record]) -> _Header | None:

@@ -26,6 +26,9 @@ EXAMPLE = '{"prompt": "..."}'
 # A larger text is not taken apart for the sake of a message: it would be held twenty times.
 _TAKEN_APART_BYTES = 1 << 20
 
+MAX_KEYS = 50_000
+"""In a large object: each takes some 180 bytes of memory (measured), and no table has as many."""
+
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _anything = msgspec.json.Decoder(msgspec.Raw)
 
@@ -41,6 +44,10 @@ def columns_of(raw: bytes, *, place: Place | None = None) -> Columns:
 
     *raw* is UTF-8. *place* is None where the text is a line of its own.
     """
+    if len(raw) > _TAKEN_APART_BYTES and raw.count(b'":') > MAX_KEYS:
+        reason = f"the object has more than {MAX_KEYS:,} keys; leave out what is not needed"
+        raise BadInput(reason, code="too_many_keys")
+
     try:
         members = _objects.decode(raw)
     except (msgspec.DecodeError, RecursionError):

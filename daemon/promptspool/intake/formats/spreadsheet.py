@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptspool.errors import BadInput, Bug
+from promptspool.errors import BadInput
 from promptspool.intake.formats.xlsx_book import Book
 from promptspool.intake.formats.xlsx_cells import Odd, column_name, json_of
 from promptspool.intake.formats.xlsx_target import Target, check_room
-from promptspool.intake.rows import Row, free_names
+from promptspool.intake.rows import Row, free_names, other_rows
 from promptspool.intake.values import quoted
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def write_xlsx(
     keeps as text. An answer that is too long for a cell ends with `CUT_NOTE`, a text of the table
     with a note of its own.
 
-    Raises `BadInput` as the reader does, and where there is no room for more columns; `Bug` unless
-    there is one sequence of cells for each row.
+    Raises `BadInput` as the reader does, where there is no room for more columns, and
+    unless there is one sequence of cells for each row.
     """
     with _opened(source, options) as table:
         check_room(table.names, len(added))
@@ -93,15 +93,14 @@ def write_xlsx(
                 answers = next(cells, None)
 
                 if answers is None or len(answers) != len(added):
-                    message = f"row {row.number} has no cell for each of the columns added"
-                    raise Bug(message)
+                    raise other_rows()
 
                 values = {column: value for column, value in row.cells if column in table.names}
                 target.add(row.number, values)
                 target.add(row.number, dict(enumerate(answers, start=first)), cut_note=CUT_NOTE)
 
             if next(cells, None) is not None:
-                raise Bug("there are more cells than rows")
+                raise other_rows()
 
 
 @contextmanager
