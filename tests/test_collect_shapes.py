@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from promptspool.collect import Tally, made, make_products
 from promptspool.collect.shapes import file_name
+from promptspool.errors import Bug
 from promptspool.intake import Caps, Dropped, Limits, plan
 from promptspool.model import Batch, JobId
 from promptspool.settings import ProfileSettings
@@ -166,6 +167,27 @@ def test_a_changed_original_gives_no_table(tmp_path: Path) -> None:
         assert (tally.results, tally.errors) == (2, 0)
         assert made(tmp_path) == []
         assert not [path for path in tmp_path.iterdir() if path.name.endswith((".part", "scratch"))]
+
+
+@pytest.mark.parametrize("name", ["may.csv", "may.txt"])
+def test_a_row_without_an_answer_is_never_delivered_around(tmp_path: Path, name: str) -> None:
+    """Whatever is shaped, results that do not hold every row get no name: that is a bug to see."""
+    at = desk(tmp_path, name, b"prompt\na\nb\n")
+
+    with pytest.raises(Bug):
+        at.answered("one")
+
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_numbers_that_no_table_holds_keep_nothing_back(tmp_path: Path) -> None:
+    """5.0 is an integer, as JSON Schema has it; a number of 400 digits is in the results only."""
+    number = {"type": "object", "properties": {"n": {"type": "number"}, "i": {"type": "integer"}}}
+    at = desk(tmp_path, "may.csv", b"prompt\na\nb\n", response_schema=number)
+    tally = at.answered('{"n": 1%s, "i": 5.0}' % ("0" * 400), '{"n": 1.5, "i": 7}')
+
+    assert (tally.results, tally.errors, tally.left_out) == (2, 0, {})
+    assert [(row["n"], row["i"]) for row in table(tmp_path)] == [("", "5"), ("1.5", "7")]
 
 
 def test_products_are_made_anew(tmp_path: Path) -> None:

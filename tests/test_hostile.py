@@ -124,11 +124,18 @@ CORPUS: dict[str, bytes] = {
     "line_ends.csv": b"id,prompt\r1,p\r2,q\r",
     "wide.csv": b",".join(b"c%d" % n for n in range(20_000)) + b"\n" + b"," * 19_999 + b"\n",
     "a.toml": b"a lone sidecar",
+    "deep_sidecar.txt": b"p\n",
+    "deep_sidecar.txt.toml": b"params.a" + b".a" * 600 + b" = 1\n",
+    "growing_sidecar.txt": b"p\n",
+    "growing_sidecar.txt.toml": b'prompt = "{{ prompt.ljust(2000000000) }}"\n',
+    "wild_sidecar.txt": b"p\n",
+    "wild_sidecar.txt.toml": b'params = { temperature = nan }\nfiles = "/etc"\n',
+    "keys.jsonl": b"{" + b",".join(b'"k%d":1' % n for n in range(300_000)) + b"}\n",
     "broken_sidecar.txt": b"p\n",
     "broken_sidecar.txt.toml": b"\x00\xff",
 }
 
-LEFT_ALONE = {".hidden.jsonl", "a.toml", "broken_sidecar.txt.toml"}
+LEFT_ALONE = {".hidden.jsonl", *(name for name in CORPUS if name.endswith(".toml"))}
 """Names that are no prompt files: hidden ones stay, and sidecars stay or go with their files."""
 
 OVERRIDES = {"providers": {"openai": {"max_bytes": 500_000}}, "profiles": {"deep": {"model": "m"}}}

@@ -667,6 +667,55 @@ def test_a_newer_sidecar_is_not_replaced_by_one_given_back(bench: Bench) -> None
     assert again.priority == 8
 
 
+def test_a_claim_taken_back_is_not_two(bench: Bench) -> None:
+    """Death while a file that changed is being put back leaves one file, and its sidecar."""
+    path = bench.drop("may.csv")
+    bench.drop("may.csv.toml", b"priority = 7")
+    (job,) = bench.settled()
+    path.hardlink_to(bench.spool.folder(job.id) / "original")
+
+    assert bench.inbox.claims.adopted(set()) == []
+    assert bench.left() == {b"may.csv", b"may.csv.toml"}
+
+    (again,) = bench.settled()
+
+    assert again.priority == 7
+
+
+def test_a_sidecar_is_given_back_to_a_folder_that_went_away(bench: Bench) -> None:
+    """Its folder is made again: a sidecar is never removed with a claim that is taken back."""
+    bench.drop("reviews/may.csv")
+    bench.drop("reviews/may.csv.toml", b"priority = 7")
+    (job,) = bench.settled()
+    (bench.spool.folder(job.id) / "original").unlink()
+    (bench.spool.inbox / "reviews").rmdir()
+
+    assert bench.inbox.claims.adopted(set()) == []
+    assert bench.left() == {b"reviews/may.csv.toml"}
+
+
+@pytest.mark.parametrize("kind", ["link", "broken link", "folder"])
+def test_a_sidecar_that_is_no_file_holds_its_file(bench: Bench, kind: str) -> None:
+    """What cannot be followed is not ignored either; the file waits, and keeps no drain waiting."""
+    bench.drop("may.csv")
+    sidecar = bench.spool.inbox / "may.csv.toml"
+
+    match kind:
+        case "link":
+            sidecar.symlink_to(bench.spool.inbox / "may.csv")
+        case "broken link":
+            sidecar.symlink_to("nowhere")
+        case "folder":
+            sidecar.mkdir()
+
+    assert bench.settled() == []
+    assert bench.inbox.waiting == 0
+
+    sidecar.rmdir() if kind == "folder" else sidecar.unlink()
+
+    assert [job.name for job in bench.settled()] == [b"may.csv"]
+
+
 # The doorbell.
 
 

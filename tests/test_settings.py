@@ -368,6 +368,10 @@ def test_no_schema(
         ('delimiter = "::"', "found '::'"),
         ('encoding = "base64"', "write an encoding such as"),
         ("priority = 101", "found 101"),
+        ("params = { temperature = nan }", "nan and inf are none of them"),
+        ("params = { a = [[1.0, inf]] }", "nan and inf are none of them"),
+        ("params.x" + ".a" * 300 + " = 1", "no more than 100 tables"),
+        ('system = "Be brief."\nendpoint = "/v1/completions"', "system: only"),
     ],
 )
 def test_what_a_profile_cannot_be(
@@ -395,6 +399,21 @@ def test_a_sidecar_changes_a_profile(load: Callable[..., Settings], tmp_path: Pa
     assert profile.system == "Be brief."
     assert profile.params == {"n": 2, "top_p": 1}
     assert profile.files == tmp_path / "images"
+
+
+def test_a_schema_is_replaced_as_a_whole(load: Callable[..., Settings], tmp_path: Path) -> None:
+    """A schema is never mixed with another; keys that differ by case alone are two."""
+    loaded = load(
+        PROVIDER + '[profiles.x]\nmodel = "m"\nparams = { a-b = 1 }\n'
+        'response_schema = { type = "object", required = ["a"] }'
+    )
+    sidecar = tmp_path / "may.csv.toml"
+    sidecar.write_text('params = { A_B = 2 }\nresponse_schema = { type = "object" }')
+    profile = settings.profile_for(loaded, "x", sidecar)
+
+    assert profile is not None
+    assert profile.response_schema == {"type": "object"}
+    assert profile.params == {"a-b": 1, "A_B": 2}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Templates: Jinja2 over the columns of a row.
 
 Sandboxed, since a template may be another person's; strict, since an undefined name would silently
-send a prompt with a hole. What a few characters can make grow without end is capped, but a
-template of nested loops can still take its time. Pure. Raises `BadInput` (bad data).
+send a prompt with a hole. Pure. Raises `BadInput` (bad data).
 """
 
 from __future__ import annotations
@@ -10,21 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import jinja2.exceptions
 import jinja2.meta
-import jinja2.sandbox
 import msgspec
 
 from promptspool.errors import BadInput
 from promptspool.intake.values import listed
+from promptspool.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from jinja2.runtime import Context
-
     from promptspool.intake.rows import Columns
-
-MAX_REPEATED = 10_000_000
-"""Characters, entries or bits that one `*` or `**` of a template may come to."""
 
 # What a template's own expressions can raise over the values of one row.
 _ROW_ERRORS = (
@@ -41,19 +34,6 @@ _ROW_ERRORS = (
 )
 
 
-class _Environment(jinja2.sandbox.SandboxedEnvironment):
-    """The sandbox, with a cap on what makes much of little."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute `*` and `**`, unless their outcome would be out of all proportion."""
-        if _growth(operator, left, right) > MAX_REPEATED:
-            raise jinja2.exceptions.SecurityError(f"the outcome of {operator!r} is too large")
-
-        return super().call_binop(context, operator, left, right)
-
-
 class RowTemplate:
     """One template of a profile.
 
@@ -67,7 +47,7 @@ class RowTemplate:
         Raises `BadInput` for the whole file if it is no template.
         """
         # HTML is nothing to a model: escaping would change prompts.
-        environment = _Environment(
+        environment = Sandbox(
             undefined=jinja2.StrictUndefined,
             autoescape=False,
             keep_trailing_newline=True,
@@ -112,19 +92,3 @@ class RowTemplate:
         values = {name: msgspec.json.decode(raw) for name, raw in columns.items()}
 
         return {"row": values, **values}
-
-
-def _growth(operator: str, left: Any, right: Any) -> int:
-    """Return how large *left* and *right* make their product or power, 0 if that is harmless."""
-    if operator == "**":
-        is_whole = isinstance(left, int) and isinstance(right, int)
-        return left.bit_length() * max(right, 0) if is_whole else 0
-
-    if isinstance(left, int) and isinstance(right, int):
-        return left.bit_length() + right.bit_length()
-
-    for times, repeated in ((left, right), (right, left)):
-        if isinstance(times, int) and isinstance(repeated, (str, bytes, list, tuple)):
-            return times * len(repeated)
-
-    return 0

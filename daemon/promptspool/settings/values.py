@@ -12,8 +12,9 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import jinja2
-import jinja2.sandbox
 from pydantic import AfterValidator, BeforeValidator, Field
+
+from promptspool.sandbox import Sandbox
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -71,15 +72,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Environment(jinja2.sandbox.SandboxedEnvironment):
-    """Computes nothing while it compiles that may take minutes, such as `{{ 10 ** 99999999 }}`."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-
 def _template(source: str) -> str:
     try:
-        _Environment().from_string(source)
+        Sandbox().from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} of the template: {error.message}") from error
     except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
