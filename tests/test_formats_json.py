@@ -204,10 +204,34 @@ def test_several_arrays_are_named() -> None:
         "ambiguous_rows",
         None,
         (
-            "the object has 2 arrays that could be the rows: 'train', 'teïst'; leave one, or write "
-            "it alone"
+            "the object has 3 arrays that could be the rows: 'train', 'n', 'teïst'; leave one, or "
+            "write it alone"
         ),
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"columns": ["name", "prompt"], "data": [["a", "What?"]]},
+        {"tags": ["red"], "rows": []},
+        {"a": [{"prompt": "a"}], "b": [1]},
+    ],
+)
+def test_no_array_is_passed_over(value: dict[str, Any]) -> None:
+    """Where a second array may be the rows, the first is not asked and paid for."""
+    code, _, _ = refusal(lambda: rows(json.dumps(value)))
+
+    assert code == "ambiguous_rows"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"name": "set", "keywords": ["k1", "k2"]}, {"instruction": "Sum up", "context": ["a", "b"]}],
+)
+def test_a_list_of_texts_is_not_rows_by_itself(value: dict[str, Any]) -> None:
+    """An object with a list of words in it is one row."""
+    assert parsed(rows(json.dumps(value))) == [value]
 
 
 def test_each_row_is_found_on_its_line() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats import FORMATS, SUFFIXES, Caps, is_heavy, opened
+from promptspool.intake.formats.recognition import kind_of
 from promptspool.intake.rows import ReadOptions, Row
 
 if sys.version_info >= (3, 14):
@@ -564,3 +565,21 @@ def test_damaged_files_end_in_rows_or_a_complaint(
     data = damaged(PACK[packing](damaged(CONTENTS[suffix])))
 
     assert outcome(tmp_path_factory.mktemp("damaged"), f"may{suffix}{packing}", data)
+
+
+def test_an_archive_that_holds_a_workbook_unpacked_is_an_archive(tmp_path: Path) -> None:
+    """What an archive is is told by its own beginning, not by the bytes of what is in it."""
+    inner = io.BytesIO()
+
+    with zipfile.ZipFile(inner, "w") as book:
+        book.writestr("[Content_Types].xml", "<x/>")
+        book.writestr("xl/workbook.xml", "<x/>")
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as outer:
+        outer.writestr("table.xlsx", inner.getvalue())
+
+    data = (tmp_path / "a.zip").read_bytes()
+    found = kind_of(data)
+
+    assert found is not None
+    assert found.suffix == ".zip"

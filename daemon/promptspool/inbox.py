@@ -52,6 +52,9 @@ WRITER_WARNING_S = 600.0
 LONE_SIDECAR_S = 600.0
 """A sidecar that has waited so long for its file is worth a line in the log."""
 
+IGNORED_PREFIXES = (".", "~$")
+"""Hidden files, and the locks of office programs."""
+
 IGNORED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload", "~")
 """Names of files under way, of rsync, browsers, WinSCP and editors."""
 
@@ -316,6 +319,9 @@ class Inbox:
                         )
                 elif stat.S_ISREG(status.st_mode) and not is_ignored(entry.name):
                     yield name, status
+                elif not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                    hint = "only files are taken; links are not followed"
+                    self._complain("inbox.left_alone", name, hint=hint)
 
     def _complain(self, event: str, name: str, *, hint: str) -> None:
         """Warn of a name once."""
@@ -334,7 +340,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def is_ignored(name: str) -> bool:
     """Tell whether a file of this name is hidden or still under way."""
-    return name.startswith(".") or name.endswith(IGNORED_SUFFIXES)
+    return name.startswith(IGNORED_PREFIXES) or name.endswith(IGNORED_SUFFIXES)
 
 
 def _is_folder_to_read(name: str) -> bool:

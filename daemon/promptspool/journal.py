@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from promptspool.model import Row
     from promptspool.outcomes import Outcome
+
+_USUAL_NAMES = frozenset({"prompt", "text", "input", "question", "messages"})
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -118,17 +123,27 @@ def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
         case JobStatus.PLANNED, Planned() as planned:
             _log.info("job.planned", requests=planned.requests, batches=len(planned.batches),
                       bad_rows=planned.bad_rows, format=planned.format,
-                      prompt_columns=planned.prompt_columns, **keys)  # fmt: skip
+                      prompt_columns=_told(planned.prompt_columns), **keys)  # fmt: skip
         case JobStatus.DELIVERED, Delivered() as delivered:
             left_out = {"left_out": delivered.left_out} if delivered.left_out else {}
             _log.info("job.delivered", file=job.shown, results=delivered.results,
                       errors=delivered.errors, **left_out, **keys)  # fmt: skip
         case JobStatus.REJECTED, _:
-            _log.warning("job.rejected", file=job.shown, reason=job.why, **keys)
+            _log.warning("job.rejected", file=job.shown, reason=_unquoted(job.why or ""), **keys)
         case JobStatus.DONE, _:
             _log.info("job.tidied", **keys)
         case _:
             pass
+
+
+def _told(columns: Sequence[str]) -> list[str]:
+    """Return names of columns for the log: a first line taken for a header may be a prompt."""
+    return [name if name.strip().casefold() in _USUAL_NAMES else "(another)" for name in columns]
+
+
+def _unquoted(reason: str) -> str:
+    """Return a reason without what it quotes of the file, which `rejected/` has in full."""
+    return _QUOTED.sub('"..."', reason)
 
 
 def _tell_batch(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ import jinja2
 import jinja2.exceptions
 import jinja2.runtime
 import jinja2.sandbox
+from jinja2 import nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,16 @@ _PADDING = frozenset(
     }
 )
 """Filters and methods that are told how large something is to be."""
+
+_GROWING: dict[type[nodes.Node], str] = {
+    nodes.For: "for",
+    nodes.Macro: "macro",
+    nodes.CallBlock: "call",
+    nodes.Assign: "set",
+    nodes.AssignBlock: "set",
+    nodes.Block: "block",
+}
+"""Statements that can repeat each other, and what they are written as."""
 
 _WIDE = re.compile(r"\d{8}")
 """A width, or a precision, of tens of millions."""
@@ -88,6 +99,17 @@ class Sandbox(jinja2.sandbox.SandboxedEnvironment):
             raise jinja2.exceptions.SecurityError("a width in a format is too large")
 
         return formatted
+
+
+def growing(source: str) -> str | None:
+    """Return what in a template can take time or memory without end, None if nothing can.
+
+    Raises `TemplateSyntaxError` for what is no template.
+    """
+    for node in Sandbox().parse(source).find_all(tuple(_GROWING)):
+        return _GROWING[type(node)]
+
+    return None
 
 
 @jinja2.pass_context

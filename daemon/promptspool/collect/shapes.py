@@ -231,7 +231,8 @@ class _Columns:
         """Return what stands beside a row, in the order of `added`."""
         content = content_of(row.answer) if row.answer is not None else None
         values = msgspec.json.decode(row.parsed) if row.parsed is not None else {}
-        text = content.text if content is not None and row.ok else None
+        # A model that refuses says so in another place.
+        text = (content.text or content.refusal) if content is not None and row.ok else None
         properties = [
             _cell(values.get(name), kind)
             for name, kind in zip(self._properties, self._kinds, strict=True)
@@ -298,7 +299,8 @@ class TextFiles:
 
     def add(self, answer: RowAnswer) -> None:
         """Write one answer, if it is one."""
-        text = content_of(answer.answer).text if answer.ok and answer.answer is not None else None
+        content = content_of(answer.answer) if answer.ok and answer.answer is not None else None
+        text = None if content is None else content.text or content.refusal
 
         if text is None:
             return
@@ -323,6 +325,9 @@ class TextFiles:
 
     def finish(self) -> str | None:
         """Give the folder its name."""
+        if next(self._part.iterdir(), None) is None:
+            return "no row has an answer"
+
         finish_folder(self._part, self._folder)
 
         return None

@@ -32,6 +32,10 @@ _INTEGER = re.compile(rb"-?[0-9]+")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
+_MAX_WORDS = 4
+"""In the name of a column that is taken for the prompt because it is the only one."""
+
+
 class Layout(NamedTuple):
     """Where rows of one set of columns have what; None or empty where they have no such column."""
 
@@ -60,9 +64,14 @@ def layout(names: Sequence[str], *, brought: Sequence[str], images: Sequence[str
         return Layout(ids, named, named, given, shown)
 
     rest = [name for name in names if name not in ids and name not in shown]
-    only = rest[0] if len(rest) == 1 else None
+    only = rest[0] if len(rest) == 1 and not _is_sentence(rest[0]) else None
 
     return Layout(ids, names_in.one_of(PROMPT_NAMES) or only, named, given, shown)
+
+
+def _is_sentence(name: str) -> bool:
+    """Tell what reads like a prompt: the first line of a table that has no header."""
+    return name.rstrip().endswith((".", "?", "!", ":")) or len(name.split()) > _MAX_WORDS
 
 
 class _Names:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 from pydantic import ValidationError
 
 from promptspool.errors import ConfigError
+from promptspool.sandbox import growing
 from promptspool.settings.faults import config_error
 from promptspool.settings.layers import laid
 from promptspool.settings.sections import ProfileSettings
@@ -44,6 +46,18 @@ def completed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     whole = {name: _inherited(profiles, name, ()) for name in profiles}
 
     return {**values, "profiles": {name: _with_schema(name, whole[name], folder) for name in whole}}
+
+
+def _check_template(source: object, key: str, name: str) -> None:
+    """Raise `ConfigError` for a template that whoever drops files could stop the daemon with."""
+    try:
+        found = growing(source) if isinstance(source, str) else None
+    except jinja2.TemplateError:
+        return  # which the validation says better
+
+    if found is not None:
+        reason = f"a template in a sidecar has no {{% {found} %}}; write it in the profile ({name})"
+        raise ConfigError(key, reason)
 
 
 def _inherited(profiles: Mapping[str, Any], name: str, heirs: tuple[str, ...]) -> Any:
@@ -143,6 +157,9 @@ def _sidecar_values(sidecar: bytes, name: str) -> dict[str, Any]:
     for key, advice in _NOT_IN_A_SIDECAR.items():
         if key in values:
             raise ConfigError(key, f"a sidecar cannot set it; {advice} ({name})")
+
+    for key in ("prompt", "id"):
+        _check_template(values.get(key), key, name)
 
     if isinstance(values.get("response_schema"), str):
         reason = f"a sidecar cannot name a file; write the schema itself, as a table ({name})"

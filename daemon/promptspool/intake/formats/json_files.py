@@ -30,6 +30,11 @@ _ROW_NAMES = frozenset(
     for name in ("body", "input", "messages", "prompt", "question", "text", "url")
 )
 
+_ROWS_NAMES = frozenset(
+    f'"{name}"'.encode()
+    for name in ("data", "inputs", "items", "prompts", "questions", "requests", "rows", "texts")
+)
+
 _VALUE_STARTS = b'{["-0123456789tfn'
 
 
@@ -126,24 +131,33 @@ def _layout(source: Source) -> _Layout:
 
 
 def _object_layout(scan: Scan) -> _Layout:
-    """Go over an object; tell whether it is a row or holds rows."""
+    """Go over an object; tell whether it is a row or holds rows.
+
+    An array of strings is taken for rows only if it is called so, or nothing is beside it: it may
+    be a list of tags.
+    """
     arrays: list[_Layout] = []
-    count, is_row = 0, False
+    starts: set[bytes] = set()
+    count = members = 0
+    is_row = is_called_so = False
 
     for number, name in enumerate(scan.members()):
+        members += 1
         is_row = is_row or name.lower() in _ROW_NAMES
 
         if scan.peek() == b"[":
             scan.step()
-
-            if scan.peek() in (b"{", b'"'):
-                count += 1
-                arrays += [_Layout("member", number, _title(name))] * (count <= _MAX_NAMED)
-
+            count += 1
+            starts.add(scan.peek())
+            is_called_so = is_called_so or name.lower() in _ROWS_NAMES
+            arrays += [_Layout("member", number, _title(name))] * (count <= _MAX_NAMED)
             scan.pass_to_close()
             scan.step()
 
-    if is_row or not count or scan.peek():
+    is_of_texts = b'"' in starts and (is_called_so or members == 1 or count > 1)
+    holds_rows = b"{" in starts or is_of_texts
+
+    if is_row or not holds_rows or scan.peek():
         return _Layout("values")
 
     if count > 1:

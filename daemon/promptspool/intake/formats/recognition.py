@@ -146,6 +146,12 @@ _ZIP_KINDS = (
     (re.compile(rb"mimetypeapplication/vnd\.oasis\.opendocument\.text"), ".odt"),
     (re.compile(rb"mimetypeapplication/epub\+zip"), ".epub"),
 )
+# As office files begin: an archive that only holds one of them, unpacked, does not.
+_OFFICE = re.compile(
+    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|customXml/|xl/|word/|ppt/|Index/|"
+    rb"mimetype|META-INF/)",
+    re.DOTALL,
+)
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
 # ASCII controls that no text has, but for tab, line feed, form feed, carriage return and escape.
@@ -362,7 +368,7 @@ def _is_json(line: bytes) -> bool:
 
 def _zip_suffix(data: bytes) -> str:
     """Return the extension of what a zip archive is used for."""
-    for pattern, suffix in _ZIP_KINDS:
+    for pattern, suffix in _ZIP_KINDS if _OFFICE.match(data) else ():
         if pattern.search(data):
             return suffix
 
