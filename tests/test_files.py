@@ -17,6 +17,7 @@ import openpyxl
 import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
+from structlog.testing import capture_logs
 
 from world import simulated
 
@@ -321,6 +322,36 @@ async def test_a_spreadsheet_called_csv_is_one_clear_line(tmp_path: Path) -> Non
     assert "Excel" in reason["reason"]
     assert "may.xlsx" in reason["reason"]
     assert "\n" not in reason["reason"]
+
+
+async def test_what_a_file_holds_is_not_logged(tmp_path: Path) -> None:
+    """Prompts, ids and names of columns are for `rejected/`: the log goes to other people."""
+    files = {
+        "one.csv": b"Write about SECRET\nTell me more\n",
+        "two.csv": b"What is SECRET?,1\nb,2\n",
+        "image.csv": b"prompt,image\nx,SECRET\n",
+        "role.jsonl": b'{"messages": [{"role": "SECRET", "content": "x"}]}\n',
+        "id.csv": b"id,prompt\nSECRET,a\nSECRET,b\n",
+        "json.jsonl": b'{"prompt": "SECRET\n',
+    }
+
+    with capture_logs() as logs:
+        async with simulated(tmp_path) as world:
+            for name, data in files.items():
+                world.drop(name, data)
+
+            assert await world.drain()
+
+    assert len([line for line in logs if line["event"] == "job.rejected"]) == 5
+    assert "SECRET" not in repr(logs)
+
+
+async def test_a_table_without_a_header_loses_no_prompt(tmp_path: Path) -> None:
+    """A first line that reads like a prompt is not taken for the name of the only column."""
+    async with simulated(tmp_path) as world:
+        reason = await rejected(world, "a.csv", b"Write a haiku about the sea.\nAnother.\n")
+
+    assert "rename one" in reason["reason"]
 
 
 # Other shapes.

@@ -716,6 +716,20 @@ def test_a_sidecar_that_is_no_file_holds_its_file(bench: Bench, kind: str) -> No
     assert [job.name for job in bench.settled()] == [b"may.csv"]
 
 
+def test_what_is_no_file_is_told_once(bench: Bench) -> None:
+    """Links and pipes stay where they are, and somebody learns of it."""
+    (bench.spool.inbox / "link.csv").symlink_to("nowhere")
+    os.mkfifo(bench.spool.inbox / "pipe.csv")
+
+    with capture_logs() as logs:
+        assert bench.settled() == []
+
+    assert [(line["event"], line["file"]) for line in logs] == [
+        ("inbox.left_alone", "link.csv"),
+        ("inbox.left_alone", "pipe.csv"),
+    ]
+
+
 # The doorbell.
 
 
