@@ -220,7 +220,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     return name, bytes(data)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(damaged(), min_size=8, max_size=8))
 def test_every_damaged_file_ends_well(files: list[tuple[str, bytes]]) -> None:
     """A file of any format with bytes changed, cut or put in."""

@@ -159,19 +159,18 @@ def test_models_and_urls_get_their_own_batches(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_split_without_being_held(tmp_path: Path) -> None:
-    """30,000 prompts are three batches of a small provider, and memory does not grow with them."""
-    prompt = b"tell me something about the number that this line has in the file it is in " * 4
-    data = b"".join(prompt + b"%d\n" % number for number in range(30_000))
+    """120,000 prompts are three batches, and memory does not grow with them."""
+    prompt = b"tell me something about the number that this line has in the file it is in "
+    data = b"".join(prompt + b"%d\n" % number for number in range(120_000))
     (tmp_path / "original").write_bytes(data)
-    limits = Limits(max_requests=12_500, max_bytes=190_000_000, max_inputs=50_000)
     tracemalloc.start()
-    manifest = planned(tmp_path, None, source="big.txt", limits=limits)
+    manifest = planned(tmp_path, None, source="big.txt")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert [batch.requests for batch in manifest.batches] == [12_500, 12_500, 5_000]
+    assert [batch.requests for batch in manifest.batches] == [50_000, 50_000, 20_000]
     assert peak < len(data) / 2
-    assert manifest.rows == len(rows_of(tmp_path)) == 30_000
+    assert manifest.rows == len(rows_of(tmp_path)) == 120_000
 
 
 def test_many_models_share_the_buffers(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 SMALL = {"providers": {"openai": {"max_requests": 4}}}
-EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "31"))
+EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "23"))
 """Every which step is tried; 1 tries them all (minutes)."""
 
 
