@@ -27,6 +27,7 @@ from promptspool.simulator import (
     Call,
     Failure,
     Fault,
+    FileFault,
     Simulator,
     SimulatorSettings,
     running,
@@ -800,6 +801,195 @@ async def test_truncated_download(bench: Bench) -> None:
 
     assert received == len(content) // 2
     assert (await bench.client.get(f"/v1/files/{file_id}/content")).content == content
+
+
+async def test_severed_upload_stores_nothing(bench: Bench) -> None:
+    """A reset comes after the bytes that were asked for, and the file is not kept."""
+    bench.simulator.faults.add(Fault(route="files.create", action="sever", after_bytes=100_000))
+
+    with pytest.raises((httpx.ReadError, httpx.WriteError)):
+        await bench.upload(b"x" * 50_000_000)
+
+    assert bench.simulator.ledger.uploads == []
+    assert (await bench.client.get("/v1/files")).json()["data"] == []
+
+
+async def test_severed_request_does_no_work(bench: Bench) -> None:
+    """A request shorter than what was to be read is read, and still does nothing."""
+    bench.simulator.faults.add(Fault(route="batches.create", action="sever"))
+    file_id = await bench.upload(chat_line("a"))
+
+    with pytest.raises(httpx.ReadError):
+        await bench.create(file_id)
+
+    assert bench.simulator.ledger.creations == []
+
+
+async def test_answer_shorter_than_announced(bench: Bench) -> None:
+    """All bytes come, and the connection ends before the length that was announced."""
+    content = chat_lines(50)
+    file_id = await bench.upload(content)
+    bench.simulator.faults.add(Fault(route="files.content", action="short"))
+    received = b""
+
+    async with bench.client.stream("GET", f"/v1/files/{file_id}/content") as answer:
+        assert int(answer.headers["content-length"]) > len(content)
+
+        with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012 - a loop is the statement
+            async for chunk in answer.aiter_bytes():
+                received += chunk
+
+    assert received == content
+
+
+async def test_answer_longer_than_announced(bench: Bench) -> None:
+    """Half is announced, and who counts reads half; the rest is on the connection after it."""
+    content = chat_lines(50)
+    file_id = await bench.upload(content)
+    bench.simulator.faults.add(Fault(route="files.content", action="long"))
+    url = bench.client.base_url
+
+    async with await anyio.connect_tcp(url.host, url.port or 0) as connection:
+        request = f"GET /v1/files/{file_id}/content HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        await connection.send(f"{request}authorization: Bearer sk-simulated\r\n\r\n".encode())
+        raw = b"".join([chunk async for chunk in connection])
+
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert f"content-length: {len(content) // 2}".encode() in head.lower()
+    assert body == content
+
+    bench.simulator.faults.add(Fault(route="files.content", action="long"))
+    answer = await bench.client.get(f"/v1/files/{file_id}/content")
+    assert answer.content == content[: len(content) // 2]
+
+
+async def test_dripping_answer(bench: Bench) -> None:
+    """A dripping body comes whole, a byte at a time, and ends when its client goes away."""
+    file_id = await bench.upload(chat_line("a"))
+    slow = Fault(route="files.content", action="drip", delay_s=30)
+    bench.simulator.faults.add(Fault(route="files.get", action="drip"), slow)
+    assert (await bench.client.get(f"/v1/files/{file_id}")).json()["id"] == file_id
+    limit = httpx.Timeout(20, read=0.05)
+
+    async with bench.client.stream("GET", f"/v1/files/{file_id}/content", timeout=limit) as answer:
+        assert answer.status_code == 200
+
+        with pytest.raises(httpx.ReadTimeout):
+            await answer.aread()
+
+
+@pytest.mark.parametrize("status", [None, 502])
+async def test_endless_answer(bench: Bench, status: int | None) -> None:
+    """A bloated body goes on for as long as anybody reads it, and does no work."""
+    bench.simulator.faults.add(
+        Fault(route="batches.create", action="bloat", body="{ ", status=status)
+    )
+    file_id = await bench.upload(chat_line("a"))
+    body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+    received = 0
+
+    async with bench.client.stream("POST", "/v1/batches", json=body) as answer:
+        assert answer.status_code == (status or 200)
+
+        async for chunk in answer.aiter_bytes():
+            received += len(chunk)
+
+            if received > 5_000_000:
+                break
+
+    assert bench.simulator.ledger.creations == []
+
+
+async def test_new_files_are_hidden(bench: Bench) -> None:
+    """A file may be in no list, and good for no batch, for a while after its upload."""
+    bench.simulator.faults.add_file(FileFault(list_lag_s=30, ready_lag_s=10))
+    file_id = await bench.upload(chat_line("a"))
+    other = await bench.upload(chat_line("a"))
+
+    async def listed() -> list[str]:
+        found = (await bench.client.get("/v1/files")).json()
+        return [file["id"] for file in found["data"]]
+
+    refused = await bench.create(file_id)
+    assert refused.status_code == 404
+    assert refused.json()["error"]["message"] == f"No such File object: {file_id}"
+    assert await listed() == [other]
+    bench.jump(10)
+    assert (await bench.create(file_id)).status_code == 200
+    assert await listed() == [other]
+    bench.jump(20)
+    assert await listed() == [other, file_id]
+
+
+async def test_foreign_batches_are_in_the_list(bench: Bench) -> None:
+    """Batches of others stand where their time is, and those of the future come in time."""
+    bench.simulator.add_foreign_batches(150, created_at=STARTED_AT - 5)
+    bench.simulator.add_foreign_batches(
+        2, created_at=STARTED_AT + 60, spacing_s=10, metadata={"a": "b"}
+    )
+    mine = await bench.start(chat_line("a"))
+    first = (await bench.client.get("/v1/batches", params={"limit": "100"})).json()
+    assert [batch["id"] for batch in first["data"]].index(mine) == 0
+    assert first["has_more"]
+    rest = (
+        await bench.client.get("/v1/batches", params={"limit": "100", "after": first["last_id"]})
+    ).json()
+    assert (len(rest["data"]), rest["has_more"]) == (51, False)
+    bench.jump(55)
+    found = (await bench.client.get("/v1/batches", params={"limit": "2"})).json()["data"]
+    assert [batch["created_at"] for batch in found] == [STARTED_AT + 50, STARTED_AT]
+    assert (await bench.look(found[0]["id"]))["metadata"] == {"a": "b"}
+    assert bench.simulator.ledger.creations[0].remote_id == mine
+    assert len(bench.simulator.ledger.creations) == 1
+
+
+async def test_a_clock_of_its_own(tmp_path: Path) -> None:
+    """A provider whose clock is off says so in `Date` and in every time it gives."""
+    async with served(tmp_path, SimulatorSettings(clock_offset_s=-600)) as bench:
+        batch_id = await bench.start(chat_line("a"))
+        answer = await bench.client.get(f"/v1/batches/{batch_id}")
+        assert answer.headers["date"] == formatdate(STARTED_AT - 600, usegmt=True)
+        assert answer.json()["created_at"] == STARTED_AT - 600
+        assert answer.json()["expires_at"] == STARTED_AT - 600 + 86_400
+        bench.jump(700)
+        assert (await bench.look(batch_id))["completed_at"] == STARTED_AT - 600 + 615
+
+
+async def test_tampered_batch_objects(bench: Bench) -> None:
+    """Fields of a Batch object may be of another type, null, or not there at all, for a while."""
+    fault = BatchFault(
+        raw={"created_at": "1800000000", "metadata": None},
+        without=frozenset({"request_counts"}),
+        raw_in=frozenset({"validating"}),
+    )
+    bench.simulator.faults.add_batch(fault)
+    created = (await bench.create(await bench.upload(chat_line("a")))).json()
+    assert "request_counts" in created
+    batch = await bench.look(created["id"])
+    listed = (await bench.client.get("/v1/batches")).json()["data"]
+    assert listed == [batch]
+    assert (batch["created_at"], batch["metadata"]) == ("1800000000", None)
+    assert "request_counts" not in batch
+    bench.jump(10)
+    batch = await bench.look(created["id"])
+    assert (batch["created_at"], "request_counts" in batch) == (STARTED_AT, True)
+
+
+async def test_strange_lines_and_a_cut_end(bench: Bench) -> None:
+    """An output file may begin with any bytes and end in the middle of a line."""
+    strange = ["caf\u2028e".encode(), b"\xff\x00"]
+    bench.simulator.faults.add_batch(BatchFault(lines=strange, cut_last_line=True))
+    batch_id = await bench.start(chat_lines(4))
+    bench.jump(700)
+    file_id = (await bench.look(batch_id))["output_file_id"]
+    found = (await bench.client.get(f"/v1/files/{file_id}/content")).content.split(b"\n")
+    assert found[:2] == strange
+    assert len(found) == 6
+    assert [json.loads(line)["response"]["status_code"] for line in found[2:5]] == [200] * 3
+    assert found[5].startswith(b'{"id":')
+
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(found[5])
 
 
 async def test_useless_successes(bench: Bench) -> None:

@@ -6,7 +6,7 @@ never calls anybody.
 
 from promptspool.simulator.core import Simulator
 from promptspool.simulator.failures import Failure
-from promptspool.simulator.faults import BatchFault, Call, Fault, Faults
+from promptspool.simulator.faults import BatchFault, Call, Fault, Faults, FileFault
 from promptspool.simulator.ledger import Ledger
 from promptspool.simulator.server import running, serve
 from promptspool.simulator.settings import SimulatorSettings
@@ -17,6 +17,7 @@ __all__ = [
     "Failure",
     "Fault",
     "Faults",
+    "FileFault",
     "Ledger",
     "Simulator",
     "SimulatorSettings",

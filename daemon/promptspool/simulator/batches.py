@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 
@@ -20,17 +20,26 @@ from promptspool.simulator.inputs import Inspection, inspect
 from promptspool.simulator.ledger import Creation, Ledger
 from promptspool.simulator.output import Written, write
 from promptspool.simulator.problems import ApiProblem, unknown
-from promptspool.simulator.records import Fates, Record, Results, recipe, view, workload
+from promptspool.simulator.records import (
+    Fates,
+    Record,
+    Results,
+    recipe,
+    shown,
+    view,
+    workload,
+)
+from promptspool.simulator.shelf import Shelf
 from promptspool.simulator.timeline import Course, Ending, plan
 from promptspool.simulator.wire import TERMINAL, Batch, BatchError, BatchUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from promptspool.clock import Clock
     from promptspool.simulator.files import FileStore, Ids
-    from promptspool.simulator.orders import BatchOrder
+    from promptspool.simulator.orders import BatchOrder, Page
     from promptspool.simulator.settings import SimulatorSettings
 
 _HOUR_S: Final = 3_600.0
@@ -57,6 +66,8 @@ class BatchBook:
         self._faults = faults
         self._ledger = ledger
         self._records: dict[str, Record] = {}
+        self._foreign: dict[str, Batch] = {}
+        self._shelf = Shelf()
         self._attempts: Counter[str] = Counter()
         self._created_at: deque[float] = deque()
 
@@ -65,7 +76,7 @@ class BatchBook:
 
         Raises `ApiProblem`: 404 for an unknown input file, 429 for too many batches an hour.
         """
-        stored = self._files.get(order.input_file_id)
+        stored = self._files.ready(order.input_file_id)
         self._check_rate()
         call = Call(route="batches.create", metadata=order.metadata)
         fate, judge = self._faults.take_batch(call)
@@ -78,6 +89,7 @@ class BatchBook:
         )
         record = self._accept(order, fate, found, source)
         self._records[record.id] = record
+        self._shelf.add(record.id, record.created_at, record.created_at + fate.list_lag_s)
         self._ledger.accept(
             Creation(
                 remote_id=record.id,
@@ -90,35 +102,45 @@ class BatchBook:
         )
         return view(record, record.created_at)
 
-    async def retrieve(self, remote_id: str) -> Batch:
+    async def retrieve(self, remote_id: str) -> Batch | dict[str, Any]:
         """Return a batch as it is now, counting the look.
 
         Raises `ApiProblem` 404 when there is none.
         """
-        record = self._get(remote_id)
-        now = self._clock.now()
+        record = self._records.get(remote_id)
 
-        if record.timeline.status(now) in TERMINAL:
+        if record is not None and record.timeline.status(self._clock.now()) in TERMINAL:
             record.looks += 1
 
-        await self._finish(record, now)
-        return view(record, now)
+        return await self.seen(remote_id)
 
-    async def newest_first(self) -> list[Batch]:
-        """Return all batches that lists show by now."""
+    def add_foreign(self, batches: Iterable[Batch]) -> None:
+        """Put batches of other clients into the list, each from its creation on."""
+        for batch in batches:
+            self._foreign[batch.id] = batch
+            self._shelf.add(batch.id, batch.created_at, batch.created_at)
+
+    def listed(self, wanted: Page) -> tuple[list[str], bool]:
+        """Return one page of ids, newest first, and whether there is more.
+
+        Raises `ApiProblem` 404 when there is no batch to begin behind.
+        """
+        return self._shelf.page(wanted, self._clock.now())
+
+    async def seen(self, remote_id: str) -> Batch | dict[str, Any]:
+        """Return a batch as it is now.
+
+        Raises `ApiProblem` 404 when there is none.
+        """
+        if remote_id in self._foreign:
+            return self._foreign[remote_id]
+
+        record = self._get(remote_id)
         now = self._clock.now()
-        shown = [
-            record
-            for record in reversed(self._records.values())
-            if now >= record.created_at + record.fate.list_lag_s
-        ]
+        await self._finish(record, now)
+        return shown(record, now)
 
-        for record in shown:
-            await self._finish(record, now)
-
-        return [view(record, now) for record in shown]
-
-    async def cancel(self, remote_id: str) -> Batch:
+    async def cancel(self, remote_id: str) -> Batch | dict[str, Any]:
         """Begin to cancel a batch; cancelling twice is cancelling once.
 
         Raises `ApiProblem`: 404 when there is none, 409 when it has ended.
@@ -135,8 +157,7 @@ class BatchBook:
             record.timeline = record.timeline.cancel(now)
             self._ledger.cancels.append(remote_id)
 
-        await self._finish(record, now)
-        return view(record, now)
+        return await self.seen(remote_id)
 
     async def finish_due(self) -> None:
         """Write the result files of every batch that has ended."""

@@ -19,7 +19,8 @@ from promptspool.simulator.gate import Gate, Handler, Stamp
 from promptspool.simulator.ledger import Ledger
 from promptspool.simulator.problems import ApiProblem, refusal
 from promptspool.simulator.routes import BatchRoutes, ControlRoutes, FileRoutes
-from promptspool.simulator.settings import SimulatorSettings
+from promptspool.simulator.settings import WINDOW_S, SimulatorSettings
+from promptspool.simulator.wire import Batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,28 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from promptspool.clock import Clock
+    from promptspool.clock import Bell, Clock
+
+
+class OffsetClock:
+    """A clock that tells another time of day than the one it is made of."""
+
+    def __init__(self, clock: Clock, offset_s: float) -> None:
+        """Go *offset_s* ahead of *clock*, or behind it."""
+        self._clock = clock
+        self._offset_s = offset_s
+
+    def now(self) -> float:
+        """Return Unix seconds."""
+        return self._clock.now() + self._offset_s
+
+    def monotonic(self) -> float:
+        """Return seconds from an arbitrary start."""
+        return self._clock.monotonic()
+
+    async def wait(self, bell: Bell, timeout_s: float) -> None:
+        """Return when the bell is rung or *timeout_s* seconds have passed."""
+        await self._clock.wait(bell, timeout_s)
 
 
 class Simulator:
@@ -49,9 +71,11 @@ class Simulator:
         self.settings = settings or SimulatorSettings()
         self.faults = Faults()
         self.ledger = Ledger()
+        clock = OffsetClock(clock, self.settings.clock_offset_s)
         self._clock = clock
         self._api_keys = api_keys
         ids = Ids(self.settings.seed)
+        self._ids = ids
         self._files = FileStore(clock=clock, directory=directory, ids=ids)
         self._batches = BatchBook(
             clock=clock,
@@ -63,6 +87,35 @@ class Simulator:
         )
         self.app = self._application()
 
+    def add_foreign_batches(
+        self,
+        count: int,
+        *,
+        created_at: float | None = None,
+        spacing_s: float = 0.0,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        """Put *count* completed batches of other clients into the list.
+
+        The youngest is of *created_at* by the provider's clock, None for its present, and each
+        *spacing_s* older than the one after it; one of the future is listed when its time has come.
+        They are in no ledger.
+        """
+        youngest = self._clock.now() if created_at is None else created_at
+        self._batches.add_foreign(
+            Batch(
+                id=self._ids.next("batch_"),
+                endpoint="/v1/chat/completions",
+                input_file_id="file-of-another",
+                status="completed",
+                output_file_id="file-of-another-too",
+                created_at=int(youngest - spacing_s * number),
+                expires_at=int(youngest - spacing_s * number + WINDOW_S),
+                metadata=metadata,
+            )
+            for number in range(count)
+        )
+
     def _application(self) -> Starlette:
         return Starlette(
             routes=[*self._file_routes(), *self._batch_routes(), *self._control_routes()],
@@ -72,7 +125,11 @@ class Simulator:
 
     def _file_routes(self) -> list[Path_]:
         files = FileRoutes(
-            files=self._files, batches=self._batches, ledger=self.ledger, settings=self.settings
+            files=self._files,
+            batches=self._batches,
+            faults=self.faults,
+            ledger=self.ledger,
+            settings=self.settings,
         )
         return [
             self._path("POST", "/v1/files", "files.create", files.create),

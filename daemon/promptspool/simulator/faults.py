@@ -1,15 +1,16 @@
 """Faults on demand: what a provider does wrong, told to it beforehand.
 
-Two kinds. A `Fault` spoils one HTTP exchange; a `BatchFault` decides the fate of a batch at its
-creation. Each matches calls, skips all but its *nth* match, and wears out after *times* of
-them. The first that matches wins, in the order they were added. Nothing here raises.
+Three kinds. A `Fault` spoils one HTTP exchange; a `BatchFault` decides the fate of a batch at its
+creation, a `FileFault` that of an uploaded file. Each matches calls, skips all but its *nth* match,
+and wears out after *times* of them. The first that matches wins, in the order they were added.
+Nothing here raises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -31,7 +32,20 @@ Route = Literal[
     "batches.get",
     "batches.cancel",
 ]
-Action = Literal["status", "cut", "reset", "truncate", "empty", "garbage", "stall"]
+Action = Literal[
+    "status",
+    "cut",
+    "reset",
+    "sever",
+    "truncate",
+    "short",
+    "long",
+    "drip",
+    "bloat",
+    "empty",
+    "garbage",
+    "stall",
+]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="exchange"):
@@ -41,10 +55,22 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     *remote_id* is a file or batch id; *metadata* must be part of the batch's metadata.
 
     *point* `before` does nothing and fails, `after` does the work and loses the answer. The
-    *action* is one of: `status` (with *status*, *body*, *headers*), `cut` (the connection ends
-    before the first byte), `reset` (the same with a TCP reset), `truncate` (it ends half-way
-    through the body; does the work), `empty` (200 without a body), `garbage` (200 with an HTML
-    page), `stall` (only waits). *delay_s* is real seconds and comes before any action.
+    *action* is one of:
+
+    - `status`: with *status*, *body*, *headers*
+    - `cut`: the connection ends before the first byte; `reset`: the same with a TCP reset
+    - `sever`: a TCP reset when *after_bytes* of the request's body were read, or all of a shorter
+      one; does no work
+    - `truncate`: the connection ends half-way through the body; does the work
+    - `short`: the whole body, then the end, where the head announced more; does the work
+    - `long`: the head announces half of the body, and all of it comes; does the work
+    - `drip`: the head, then the body byte by byte; does the work
+    - `bloat`: *status*, and *body* without end
+    - `empty`: 200 without a body; `garbage`: 200 with an HTML page
+    - `stall`: only waits; does the work
+
+    *delay_s* is real seconds and comes before any action, `before` or `after` the work; in a `drip`
+    it comes before each byte. *status* None is 500 for `status` and 200 for `bloat`.
     """
 
     route: Route
@@ -54,10 +80,24 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: dict[str, str] | None = None
     point: Literal["before", "after"] = "before"
     action: Action = "status"
-    status: int = 500
+    status: int | None = None
     body: str | None = None
     headers: dict[str, str] = {}
     delay_s: float = 0.0
+    after_bytes: int = 4096
+
+
+class FileFault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="file"):
+    """The fate of one uploaded file; *nth* and *times* choose it, as in `Fault`.
+
+    *list_lag_s* hides it from lists and *ready_lag_s* from the creation of batches, each for so
+    many virtual seconds.
+    """
+
+    nth: int | None = None
+    times: int | None = 1
+    list_lag_s: float = 0.0
+    ready_lag_s: float = 0.0
 
 
 class BatchFault(
@@ -72,7 +112,11 @@ class BatchFault(
     an id nobody sent; *torn_lines* of output lines cut in the middle. *fail_ordinals* are
     requests (from 0) that end in *failure*. *late_file_ids* is the number of retrievals after
     the end that still show no file id; *blank_file_ids* shows `""` for null; *list_lag_s* hides
-    the batch from lists for that long; *renamed* maps statuses to what is shown instead.
+    the batch from lists for that long; *renamed* maps statuses to what is shown instead. *lines*
+    are raw lines at the head of the output file, *cut_last_line* leaves half of its last one and no
+    newline. *raw* is laid over the Batch object of every answer but that of its creation (None is
+    null), and the fields in *without* are left out of it; both only in the statuses of *raw_in*, if
+    it has any.
     """
 
     nth: int | None = None
@@ -97,6 +141,11 @@ class BatchFault(
     blank_file_ids: bool = False
     list_lag_s: float = 0.0
     renamed: dict[str, str] = {}
+    lines: list[bytes] = []
+    cut_last_line: bool = False
+    raw: dict[str, Any] = {}
+    without: frozenset[str] = frozenset()
+    raw_in: frozenset[Status] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +158,7 @@ class Call:
 
 
 When = Callable[[Call], bool]
-FaultType = TypeVar("FaultType", Fault, BatchFault)
+FaultType = TypeVar("FaultType", Fault, BatchFault, FileFault)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,9 +177,10 @@ class Faults:
 
     def __init__(self) -> None:
         """Start without faults."""
-        self.fired: list[Fault | BatchFault] = []
+        self.fired: list[Fault | BatchFault | FileFault] = []
         self._exchanges: list[_Armed[Fault]] = []
         self._batches: list[_Armed[BatchFault]] = []
+        self._files: list[_Armed[FileFault]] = []
 
     def add(self, *faults: Fault, when: When | None = None) -> None:
         """Arm faults of exchanges; *when* must also agree."""
@@ -145,10 +195,15 @@ class Faults:
         """
         self._batches.append(_Armed(fault=fault, when=when, judge=judge))
 
+    def add_file(self, fault: FileFault, *, when: When | None = None) -> None:
+        """Arm the fate of an uploaded file."""
+        self._files.append(_Armed(fault=fault, when=when))
+
     def clear(self) -> None:
-        """Disarm everything; batches already created keep their fate."""
+        """Disarm everything; batches and files already there keep their fate."""
         self._exchanges.clear()
         self._batches.clear()
+        self._files.clear()
 
     def take(self, call: Call) -> Fault | None:
         """Return the fault that strikes this call, None if none does."""
@@ -171,13 +226,22 @@ class Faults:
 
         return BatchFault(), None
 
+    def take_file(self, call: Call) -> FileFault:
+        """Return the fate of the file that this call uploads; a plain one if none is armed."""
+        for armed in self._files:
+            if _strikes(armed, armed.fault, call):
+                self.fired.append(armed.fault)
+                return armed.fault
 
-def _strikes(armed: _Armed[FaultType], fault: Fault | BatchFault, call: Call) -> bool:
+        return FileFault()
+
+
+def _strikes(armed: _Armed[FaultType], fault: Fault | BatchFault | FileFault, call: Call) -> bool:
     """Count a match and tell whether the fault strikes; a worn-out one matches nothing."""
     if fault.times is not None and armed.struck >= fault.times:
         return False
 
-    if not _is_within(fault.metadata, call.metadata):
+    if not isinstance(fault, FileFault) and not _is_within(fault.metadata, call.metadata):
         return False
 
     if armed.when is not None and not armed.when(call):

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from promptspool.simulator.faults import FileFault
 from promptspool.simulator.problems import unknown
 from promptspool.simulator.settings import RETENTION_S
 from promptspool.simulator.wire import FileObject
@@ -39,11 +40,16 @@ class Ids:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file object and where its bytes are; *sha256* is "" for files made here."""
+    """A file object and where its bytes are; *sha256* is "" for files made here.
+
+    Before *listed_at* no list shows it, before *ready_at* no batch can be made of it.
+    """
 
     shown: FileObject
     path: Path
     sha256: str
+    listed_at: float
+    ready_at: float
 
 
 class FileStore:
@@ -70,9 +76,12 @@ class FileStore:
         sha256: str = "",
         created_at: float | None = None,
         kept_s: int = RETENTION_S,
+        fate: FileFault | None = None,
     ) -> StoredFile:
-        """Take over the bytes at *path* and return the new file."""
-        born_at = int(self._clock.now() if created_at is None else created_at)
+        """Take over the bytes at *path* and return the new file; *fate* None is a plain one."""
+        now = self._clock.now()
+        fate = fate or FileFault()
+        born_at = int(now if created_at is None else created_at)
         shown = FileObject(
             id=self._ids.next("file-"),
             bytes=path.stat().st_size,
@@ -81,7 +90,13 @@ class FileStore:
             filename=filename,
             purpose=purpose,
         )
-        stored = StoredFile(shown=shown, path=path, sha256=sha256)
+        stored = StoredFile(
+            shown=shown,
+            path=path,
+            sha256=sha256,
+            listed_at=now + fate.list_lag_s,
+            ready_at=now + fate.ready_lag_s,
+        )
         self._files[shown.id] = stored
         return stored
 
@@ -97,6 +112,18 @@ class FileStore:
 
         return stored
 
+    def ready(self, file_id: str) -> StoredFile:
+        """Return a file that a batch is to be made of.
+
+        Raises `ApiProblem` 404 when there is none, or none yet.
+        """
+        stored = self.get(file_id)
+
+        if self._clock.now() < stored.ready_at:
+            raise unknown("File", file_id)
+
+        return stored
+
     def delete(self, file_id: str) -> None:
         """Forget a file and its bytes; a download in progress goes on.
 
@@ -107,11 +134,12 @@ class FileStore:
         stored.path.unlink(missing_ok=True)
 
     def newest_first(self) -> Iterator[FileObject]:
-        """Iterate over all files that have not expired."""
+        """Iterate over all files that lists show by now and that have not expired."""
+        now = self._clock.now()
         return (
             stored.shown
             for stored in reversed(self._files.values())
-            if not self._is_expired(stored)
+            if stored.listed_at <= now and not self._is_expired(stored)
         )
 
     def _is_expired(self, stored: StoredFile) -> bool:

@@ -5,21 +5,19 @@ Raises nothing of its own: a problem becomes its response.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, get_args
 
 import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from promptspool.simulator.faults import Call, Fault, Faults, Route
+from promptspool.simulator.faults import Action, Call, Fault, Faults, Route
 from promptspool.simulator.problems import ApiProblem, refusal
+from promptspool.simulator.spoiling import Tampering, spoil
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,10 +28,11 @@ if TYPE_CHECKING:
 Handler = Callable[[Request], Awaitable[Response]]
 Describe = Callable[[Request, Route], Awaitable[Call]]
 
-TRANSPORT: Final = "simulator.transport"
-"""Where the server puts the connection's transport in the ASGI scope's state."""
+_WORKING: frozenset[Action] = frozenset(get_args(Tampering))
+"""What needs an answer to be done to."""
 
-_PAGE: Final = "<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
+_EARLY: frozenset[Action] = frozenset({"cut", "reset", "sever"})
+"""What comes before the request was read."""
 
 
 class Gate:
@@ -82,21 +81,25 @@ class Gate:
         if fault is None:
             return await self._work(request)
 
-        await anyio.sleep(fault.delay_s)
         return await self._spoiled(request, fault)
 
     async def _spoiled(self, request: Request, fault: Fault) -> ASGIApp:
-        is_worked = fault.point == "after" or fault.action in {"truncate", "stall"}
+        delay_s = 0.0 if fault.action == "drip" else fault.delay_s
+        response = Response()
 
-        if is_worked:
+        if fault.point == "before":
+            await anyio.sleep(delay_s)
+
+        if fault.action == "sever":
+            await _drain(request, fault.after_bytes)
+        elif fault.point == "after" or fault.action in _WORKING:
             response = await self._work(request)
-        else:
-            response = Response()
+        elif fault.action not in _EARLY:
+            # A refusal sent before the request is read can be lost with the connection.
+            await _drain(request)
 
-            # A refusal sent before the request is read can be lost with the connection; a cut
-            # is meant to come early.
-            if fault.action not in {"cut", "reset"}:
-                await _drain(request)
+        if fault.point == "after":
+            await anyio.sleep(delay_s)
 
         return spoil(fault, response)
 
@@ -120,101 +123,15 @@ class Gate:
         return None
 
 
-def spoil(fault: Fault, response: Response) -> ASGIApp:
-    """Return what is sent in place of *response*."""
-    match fault.action:
-        case "stall":
-            return response
-        case "cut":
-            return _cut
-        case "reset":
-            return _reset
-        case "truncate":
-            return _Truncated(response)
-        case "empty":
-            return Response(b"", status_code=200)
-        case "garbage":
-            return Response(fault.body or _PAGE, status_code=200, media_type="text/html")
-        case "status":
-            return _status(fault)
-        case _:
-            assert_never(fault.action)
+async def _drain(request: Request, most: int | None = None) -> None:
+    """Read the body, or as much of it as *most* bytes need."""
+    came = 0
 
+    async for chunk in request.stream():
+        came += len(chunk)
 
-def _status(fault: Fault) -> Response:
-    if fault.body is None:
-        problem = ApiProblem(fault.status, "Simulated fault.", kind="server_error")
-        return Response(
-            refusal(problem).body,
-            fault.status,
-            {"content-type": "application/json"} | fault.headers,
-        )
-
-    # A body that is no JSON is a page of some proxy.
-    kind = "application/json" if fault.body.startswith("{") else "text/html"
-    return Response(fault.body, fault.status, {"content-type": kind} | fault.headers)
-
-
-async def _drain(request: Request) -> None:
-    async for _ in request.stream():
-        pass
-
-
-async def _cut(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI
-    _transport(scope).abort()
-    await _disconnected(receive)
-
-
-async def _disconnected(receive: Receive) -> None:
-    # The server only learns of the end a turn later; until then it would answer 500 by itself.
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _reset(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI
-    transport = _transport(scope)
-    raw: socket.socket = transport.get_extra_info("socket")
-    # Lingering for zero seconds makes the kernel send RST in place of FIN (man 7 socket).
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
-    await _disconnected(receive)
-
-
-class _Truncated:
-    """Sends the head and the first half of a response, then ends the connection."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = int(self._response.headers.get("content-length", "0")) // 2
-        transport = _transport(scope)
-
-        async def send_half(message: Message) -> None:
-            nonlocal left
-
-            if message["type"] != "http.response.body":
-                await send(message)
-                return
-
-            body = message.get("body", b"")[:left]
-            left -= len(body)
-
-            if not transport.is_closing():
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-
-            if left <= 0:
-                # Unlike an abort, this sends what is buffered first.
-                transport.close()
-
-        await self._response(scope, receive, send_half)
-        await _disconnected(receive)
-
-
-def _transport(scope: Scope) -> asyncio.Transport:
-    found = scope["state"][TRANSPORT]
-    assert isinstance(found, asyncio.Transport)  # noqa: S101 - put there by our own server
-    return found
+        if most is not None and came >= most:
+            return
 
 
 class Stamp:

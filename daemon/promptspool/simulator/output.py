@@ -7,8 +7,9 @@ Blocking: run it in a worker thread. Memory does not grow with the file. Raises 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from promptspool.simulator.failures import Failure, Manner
     from promptspool.simulator.faults import BatchFault
     from promptspool.simulator.wire import Endpoint
+
+_LONGEST_BYTES: Final = 1 << 20
+"""How far back the beginning of a last line is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +85,28 @@ def write(recipe: Recipe, output: Path, errors: Path) -> Written:
     """Write both files, replacing what is there; either may come out empty."""
     with recipe.source.open("rb") as source, output.open("wb") as good, errors.open("wb") as bad:
         writer = _Writer(recipe, good, good if recipe.defects.errors_in_output else bad)
+        writer.begin()
 
         for ordinal, has_run in _fates(recipe):
             source.seek(recipe.offsets[ordinal])
             writer.settle(source.readline(), ordinal, has_run=has_run)
 
         writer.finish()
-        return writer.written
+
+    if recipe.defects.cut_last_line:
+        _cut_last_line(output)
+
+    return writer.written
+
+
+def _cut_last_line(path: Path) -> None:
+    """Leave half of the last line of a file, without its end."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _LONGEST_BYTES, 0))
+        end = file.read()
+        length = len(end) - (end.rstrip(b"\n").rfind(b"\n") + 1)
+        file.truncate(size - length // 2)
 
 
 def _fates(recipe: Recipe) -> Iterator[tuple[int, bool]]:
@@ -110,6 +129,11 @@ class _Writer:
         self._lines = msgspec.json.Decoder(Line)
         self._encoder = msgspec.json.Encoder()
         self._sample: _ResultLine | None = None
+
+    def begin(self) -> None:
+        """Put what a sound provider would not write at the head of its file."""
+        for line in self._recipe.defects.lines:
+            self._put_line(line)
 
     def settle(self, raw: bytes, ordinal: int, *, has_run: bool) -> None:
         line = self._lines.decode(raw)
@@ -148,7 +172,8 @@ class _Writer:
         response = self._response(ordinal, 200, told.body)
         self._sample = self._result(line.custom_id, ordinal, response, None)
         encoded = self._encoder.encode(self._sample)
-        is_torn = self.written.output_lines < self._recipe.defects.torn_lines
+        strange = len(self._recipe.defects.lines)
+        is_torn = self.written.output_lines - strange < self._recipe.defects.torn_lines
         self._put_line(encoded[: len(encoded) // 2] if is_torn else encoded)
 
     def _put_line(self, line: bytes) -> None:

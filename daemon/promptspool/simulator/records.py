@@ -9,9 +9,10 @@ import random
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 
 from promptspool.simulator.failures import CANCELLED, EXPIRED, Failure
 from promptspool.simulator.output import Recipe
@@ -184,6 +185,18 @@ def view(record: Record, now: float) -> Batch:
         usage=results.usage,
         metadata=record.order.metadata,
     )
+
+
+def shown(record: Record, now: float) -> Batch | dict[str, Any]:
+    """Return what is sent of a batch at *now*: its object, unless that is to be tampered with."""
+    found, fate = view(record, now), record.fate
+    is_meant = not fate.raw_in or record.timeline.status(now) in fate.raw_in
+
+    if not is_meant or not (fate.raw or fate.without):
+        return found
+
+    fields: dict[str, Any] = msgspec.to_builtins(found) | fate.raw
+    return {name: value for name, value in fields.items() if name not in fate.without}
 
 
 def _shown_results(record: Record, status: Status) -> Results:

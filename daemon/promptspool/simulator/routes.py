@@ -11,7 +11,7 @@ import anyio
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
-from promptspool.simulator.faults import BatchFault, Call, Fault, Faults, Route
+from promptspool.simulator.faults import BatchFault, Call, Fault, Faults, FileFault, Route
 from promptspool.simulator.ledger import Ledger, Upload
 from promptspool.simulator.orders import batch_order, file_retention, metadata_of, page
 from promptspool.simulator.problems import ApiProblem, bad_value, reply
@@ -35,10 +35,17 @@ class FileRoutes:
     """`/v1/files`."""
 
     def __init__(
-        self, *, files: FileStore, batches: BatchBook, ledger: Ledger, settings: SimulatorSettings
+        self,
+        *,
+        files: FileStore,
+        batches: BatchBook,
+        faults: Faults,
+        ledger: Ledger,
+        settings: SimulatorSettings,
     ) -> None:
         """Serve *files*; *batches* put more of them there as they end."""
         self._files = files
+        self._faults = faults
         self._batches = batches
         self._ledger = ledger
         self._settings = settings
@@ -68,6 +75,7 @@ class FileRoutes:
             purpose="batch",
             sha256=received.sha256,
             kept_s=kept_s,
+            fate=self._faults.take_file(Call(route="files.create")),
         )
         self._ledger.uploads.append(
             Upload(
@@ -131,8 +139,9 @@ class BatchRoutes:
     async def list(self, request: Request) -> Response:
         """List batches, newest first."""
         wanted = page(request.query_params, default=20, longest=100)
-        data, has_more = wanted.cut(await self._batches.newest_first(), "Batch")
-        ends = (data[0].id, data[-1].id) if data else (None, None)
+        ids, has_more = self._batches.listed(wanted)
+        data = [await self._batches.seen(remote_id) for remote_id in ids]
+        ends = (ids[0], ids[-1]) if ids else (None, None)
         return reply(BatchList(data=data, first_id=ends[0], last_id=ends[1], has_more=has_more))
 
     async def get(self, request: Request) -> Response:
@@ -163,9 +172,9 @@ class ControlRoutes:
         self._ledger = ledger
 
     async def arm(self, request: Request) -> Response:
-        """Arm one fault; its `type` is `exchange` or `batch`."""
+        """Arm one fault; its `type` is `exchange`, `batch` or `file`."""
         try:
-            fault = msgspec.json.decode(await request.body(), type=Fault | BatchFault)
+            fault = msgspec.json.decode(await request.body(), type=Fault | BatchFault | FileFault)
         except msgspec.DecodeError as error:
             return reply({"error": {"message": str(error)}}, 400)
 
@@ -174,6 +183,8 @@ class ControlRoutes:
                 self._faults.add(fault)
             case BatchFault():
                 self._faults.add_batch(fault)
+            case FileFault():
+                self._faults.add_file(fault)
 
         return reply({"armed": fault})
 

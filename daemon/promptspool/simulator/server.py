@@ -14,7 +14,7 @@ import anyio
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from promptspool.simulator.gate import TRANSPORT
+from promptspool.simulator.spoiling import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -26,8 +26,9 @@ class SimulatorSettings:
     for the same batch id. *enqueued_tokens* limits prompt tokens by model name, over all
     batches not ended; a model without an entry has no limit. *models* is None when every
     model exists. *cancelled_lines* is whether a request that a cancel kept from running gets
-    a `batch_cancelled` line or no line at all. Two simulators with one *seed* hand out the
-    same ids in the same order.
+    a `batch_cancelled` line or no line at all. *clock_offset_s* is how far the provider's clock
+    goes ahead of that of its clients, in `Date`, in `created_at` and everywhere. Two simulators
+    with one *seed* hand out the same ids in the same order.
 
     Sources: OpenAI Batch guide for 50,000 requests, 200 MB, 50,000 embedding inputs and
     2,000 batches an hour.
@@ -49,4 +50,5 @@ class SimulatorSettings:
     models: frozenset[str] | None = None
     cancelled_lines: bool = True
     count_requests: bool = True
+    clock_offset_s: float = 0.0
     seed: str = "simulator"

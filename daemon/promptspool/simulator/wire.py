@@ -6,7 +6,7 @@ Optional fields are sent as null, which is what the real service does.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -136,10 +136,10 @@ class FileList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchList(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of batches."""
+    """One page of batches; an object in place of a batch is one that was tampered with."""
 
     object: str = "list"
-    data: list[Batch]
+    data: list[Batch | dict[str, Any]]
     first_id: str | None
     last_id: str | None
     has_more: bool
