@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
 import logging
@@ -7,12 +9,14 @@ import os
 import subprocess
 import sys
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from promptspool import log
@@ -24,8 +28,9 @@ NOON = 1_795_176_000.25
 
 
 @pytest.fixture(autouse=True)
-def _undo() -> Iterator[None]:
-    """Leave the process's logging as it was."""
+def _undo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave the process's logging as it was, and its secrets."""
+    monkeypatch.setattr(log, "_secrets", log._Secrets())  # noqa: SLF001 - nothing forgets one
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield
@@ -152,13 +157,84 @@ def _log_a_failure(prompt: str) -> None:
 def test_secrets_are_struck_out(format_: str) -> None:
     """A secret is in no value, however deep, not even in an exception's message."""
     stream = io.StringIO()
-    log.configure("info", format_, stream, secrets=["", "sk-1", "sk-123"])
+    log.configure("info", format_, stream, secrets=["", "sk-12345", "sk-1234567"])
 
-    structlog.get_logger().info("a.b", one="Bearer sk-123.", deep={"sk-1": [b"xsk-123", ("sk-1",)]})
-    structlog.get_logger().error("a.c", why="sk-1", exc_info=ValueError("sk-123"))
+    structlog.get_logger().info(
+        "a.b", one="Bearer sk-1234567.", deep={"sk-12345": [b"xsk-1234567", ("sk-12345",)]}
+    )
+    structlog.get_logger().error("a.c", why="sk-12345", exc_info=ValueError("sk-1234567"))
 
     assert "sk-" not in stream.getvalue()
     assert "Bearer ***." in stream.getvalue()
+
+
+def test_a_secret_may_be_added_while_running() -> None:
+    """A key that is read later is struck out from then on, and a new configuration forgets none."""
+    stream = configured()
+    structlog.get_logger().info("a.b", why="sk-later-0001")
+    log.keep_secret("sk-later-0001")
+    structlog.get_logger().info("a.b", why="SK-LATER-0001")
+    again = configured()
+    structlog.get_logger().info("a.b", why="sk-later-0001")
+
+    assert [json.loads(line)["why"] for line in stream.getvalue().splitlines()] == [
+        "sk-later-0001",
+        "***",
+    ]
+    assert only_line(again)["why"] == "***"
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40))
+@settings(deadline=None, max_examples=50)  # a pattern is made for each
+def test_a_secret_is_found_in_other_writings(secret: str) -> None:
+    """A secret is struck out as an address, JSON, HTML or base64 writes it, wherever it begins."""
+    assume(secret.casefold() != "promptspool")
+    log.keep_secret(secret)
+    plain = [secret, quote(secret), quote(secret, safe=""), json.dumps(secret), html.escape(secret)]
+    packed = [
+        pack(b"u" * place + secret.encode()).decode()
+        for place in range(3)
+        for pack in (base64.b64encode, base64.urlsafe_b64encode)
+    ]
+
+    for written in (*plain, *packed):
+        assert written not in log.struck(f"a {written} b")
+
+    assert secret not in log.struck(f"Bearer {secret}")
+
+
+@pytest.mark.parametrize("word", ["", "x", "EMPTY", "sk-1234", "promptspool", "Promptspool"])
+def test_a_word_is_no_secret(word: str) -> None:
+    """What a server on this machine takes for a key does not turn the log into stars."""
+    log.keep_secret(word)
+
+    assert log.struck(f"{word}_batch") == f"{word}_batch"
+
+
+def test_the_youngest_secrets_are_kept() -> None:
+    """Keys that are replaced every hour do not pile up, and one that is in use is known again."""
+    secrets = [f"sk-of-hour-{number:04}" for number in range(log.MAX_SECRETS + 1)]
+
+    for secret in secrets:
+        log.keep_secret(secret)
+
+    assert [log.struck(secret) for secret in secrets] == [secrets[0], *["***"] * log.MAX_SECRETS]
+    log.keep_secret(secrets[0])
+    assert log.struck(secrets[0]) == "***"
+
+
+def test_secrets_from_many_threads() -> None:
+    """Keys that are read by many threads at once are all kept, while others log."""
+    secrets = [f"sk-of-thread-{number:04}" for number in range(log.MAX_SECRETS)]
+
+    def keep(secret: str) -> str:
+        log.keep_secret(secret)
+        return log.struck(secret)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(keep, secrets)) == {"***"}
+
+    assert {log.struck(secret) for secret in secrets} == {"***"}
 
 
 def test_terminal_gets_text() -> None:
@@ -188,10 +264,10 @@ def test_console_on_a_pipe_is_plain() -> None:
 def test_libraries() -> None:
     """Warnings of libraries are lines of the log, once; their chatter is not."""
     configured()
-    stream = configured(secrets=["sk-1"])
+    stream = configured(secrets=["sk-123456"])
 
     logging.getLogger("httpx").info("GET https://api.example.com")
-    logging.getLogger("httpx").warning("%s of %s", 1, "sk-1")
+    logging.getLogger("httpx").warning("%s of %s", 1, "sk-123456")
 
     found = only_line(stream)
     assert found["event"] == "library.warned"

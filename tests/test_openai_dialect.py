@@ -5,7 +5,6 @@ import math
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from promptspool.errors import NotFound, Unavailable
 from promptspool.model import BatchId, RemoteBatch, RemoteStatus
 from promptspool.provider.base import Submission
-from promptspool.provider.http import Http
+from promptspool.provider.http import Http, Limits
 from promptspool.provider.openai import PAGE_SIZE, STATUSES, OpenAI, faults, remote_batch
 from promptspool.simulator import Fault
 from world import KEY, simulated
@@ -258,15 +257,15 @@ def test_no_json_breaks_the_decoder_or_the_store(data: dict[str, Any]) -> None:
 
 def provider_at(base_url: str) -> OpenAI:
     """Return a provider with short limits."""
-    http = Http(
-        base_url=base_url,
-        key=lambda: KEY,
-        timeout=httpx.Timeout(5.0),
-        transfer_timeout=httpx.Timeout(5.0),
+    limits = Limits(
+        timeout_s=5.0,
+        connect_timeout_s=5.0,
+        transfer_timeout_s=5.0,
         max_answer_bytes=10_000_000,
+        max_download_bytes=10_000_000,
     )
 
-    return OpenAI("openai", http)
+    return OpenAI("openai", Http(base_url=base_url, key=lambda: KEY, limits=limits))
 
 
 @pytest.mark.anyio

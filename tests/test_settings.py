@@ -516,6 +516,19 @@ def test_loopback_may_be_plain(host: str) -> None:
     assert ProviderSettings(base_url=f"http://{host}/").base_url == f"http://{host}"
 
 
+def test_plain_http_is_allowed_on_demand(
+    load: Callable[..., Settings], fault: Callable[..., ConfigError]
+) -> None:
+    """`http://` to another machine is refused with both ways out, and taken with `allow_http`."""
+    plain = '[providers.x]\nbase_url = "http://10.0.0.7:8000/v1"\n'
+    error = fault(plain + "allow_http = false")
+
+    assert error.key == "providers.x.base_url"
+    assert "write https://, or allow_http = true" in error.reason
+    assert load(plain + "allow_http = true").providers["x"].allow_http
+    assert load(plain, PROMPTSPOOL_PROVIDERS__X__ALLOW_HTTP="true").providers["x"].allow_http
+
+
 @pytest.mark.parametrize("key", ["api_key", "api_key_env", "base_url"])
 def test_misplaced_key_is_not_repeated(fault: Callable[..., ConfigError], key: str) -> None:
     """A key pasted into the wrong place does not reach the message."""

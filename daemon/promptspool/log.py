@@ -2,12 +2,15 @@
 
 Modules log through `structlog.get_logger()`, with constant events named `noun.past_participle`.
 Secrets are struck out of every value, tracebacks come without local variables, and what libraries
-warn of arrives as `library.warned`. A log nobody can read is no reason to stop: a closed or broken
-stream is ignored, so nothing here raises.
+warn of arrives as `library.warned`. Which secrets there are is known to the process, not to one
+configuration: `keep_secret` adds one at any time and from any thread. A log nobody can read is no
+reason to stop: a closed or broken stream is ignored, so nothing here raises.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import logging
 import math
@@ -19,16 +22,30 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import quote
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 FIRST_KEYS = ("timestamp", "level", "event")
+
+STARS = "***"
+"""What stands in the place of a secret."""
+
+MIN_SECRET = 8
+"""A shorter key is a word that a server on this machine takes, "none" or "EMPTY"; no provider gives
+out such, and struck out it would leave little of a log."""
+
+_OUR_NAME = "promptspool"
+"""Our own name is another such word, and batches at the provider are known by it."""
+
+MAX_SECRETS = 16
+"""So many are kept, the youngest: where keys are replaced every hour, the log must not get slow."""
 
 # They tell at info what the daemon tells better, and httpx tells it with addresses.
 _LOUD_LIBRARIES = ("asyncio", "httpcore", "httpx", "uvicorn", "uvicorn.access", "uvicorn.error")
@@ -47,9 +64,12 @@ def configure(
     """Send the logs of this process from *level* up to *stream* (standard output when None).
 
     *format* is "json", "console" or "auto": console on a terminal, else JSON.
-    *secrets* are replaced by "***" wherever they appear in a value. Calling it again replaces
-    the earlier configuration.
+    *secrets* are kept as by `keep_secret`. Calling it again replaces the earlier configuration, but
+    what was a secret stays one.
     """
+    for secret in secrets:
+        keep_secret(secret)
+
     stream = sys.stdout if stream is None else stream
     is_terminal = _is_terminal(stream)
     is_console = format == "console" or (format == "auto" and is_terminal)
@@ -63,7 +83,7 @@ def configure(
             structlog.processors.add_log_level,
             _Timestamper(now),
             structlog.processors.format_exc_info if is_console else _exception_as_dict(),
-            _Plain(secrets),
+            _plain_values,
             *([_without_controls, text] if is_console else [_as_json]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -99,34 +119,90 @@ class _Timestamper:
         return event
 
 
-class _Plain:
-    """Makes every value one that JSON has, valid UTF-8 and without secrets."""
+def keep_secret(text: str) -> None:
+    """Strike *text* out of whatever is logged from now on, also as an address or JSON holds it.
 
-    def __init__(self, secrets: Collection[str]) -> None:
-        # The longest first: one secret may begin with another.
-        known = sorted(filter(None, secrets), key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, known))) if known else None
+    For every key, before it is first used. A word shorter than `MIN_SECRET` is no secret.
+    """
+    if len(text) >= MIN_SECRET and text.casefold() != _OUR_NAME:
+        _secrets.keep(text)
 
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        return {key: self._plain(value) for key, value in event.items()}
 
-    def _plain(self, value: object) -> object:
-        match value:
-            case None | bool() | int():
-                return value
-            case float() if math.isfinite(value):
-                return value
-            case dict():
-                return {self._text(str(key)): self._plain(inner) for key, inner in value.items()}
-            case list() | tuple() | set() | frozenset():
-                return [self._plain(inner) for inner in value]
-            case _:
-                return self._text(os.fsdecode(value) if isinstance(value, bytes) else str(value))
+def struck(text: str) -> str:
+    """Return *text* with stars in the place of every secret that is kept."""
+    return _secrets.struck(text)
 
-    def _text(self, text: str) -> str:
-        # Names of files need not be UTF-8; the bytes that are not become \udcXX, spelt out.
-        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-        return self._secrets.sub("***", text) if self._secrets else text
+
+class _Secrets:
+    """The texts that nobody is to read, and one pattern that finds them all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Both are replaced, never changed, so that they can be read without the lock.
+        self._kept: tuple[str, ...] = ()
+        self._pattern: re.Pattern[str] | None = None
+
+    def keep(self, secret: str) -> None:
+        if secret in self._kept:  # at every request
+            return
+
+        with self._lock:
+            others = [kept for kept in self._kept if kept != secret]
+            kept = (*others, secret)[-MAX_SECRETS:]
+            # The longest first: one secret may begin with another.
+            forms = sorted({form for one in kept for form in _forms(one)}, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE)
+            self._kept = kept
+
+    def struck(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(STARS, text)
+
+
+_secrets = _Secrets()  # of the process, as structlog's own configuration is
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Return how a secret may be written: plain, or as an address, JSON, HTML or base64 holds it.
+
+    In capitals or small letters: `%2B` is `%2b`, and names of headers have no case.
+    """
+    yield secret
+    yield quote(secret, errors="replace")
+    yield quote(secret, safe="", errors="replace")
+    yield json.dumps(secret)[1:-1]
+    yield html.escape(secret)
+    raw = secret.encode("utf-8", "replace")
+
+    # Base64 has three places for a byte; the letters that a neighbour shares are left out.
+    for before in range(3):
+        letters = base64.b64encode(bytes(before) + raw).decode()
+        inner = letters[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+        yield inner
+        yield inner.replace("+", "-").replace("/", "_")
+
+
+def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make every value one that JSON has, valid UTF-8 and without secrets."""
+    return {key: _plain(value) for key, value in event.items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case dict():
+            return {_plain_text(str(key)): _plain(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(inner) for inner in value]
+        case _:
+            return _plain_text(os.fsdecode(value) if isinstance(value, bytes) else str(value))
+
+
+def _plain_text(text: str) -> str:
+    # Names of files need not be UTF-8; the bytes that are not become \udcXX, spelt out.
+    return struck(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-import httpx
-
 from promptspool.errors import Blocked, ConfigError
 from promptspool.provider.base import Provider
-from promptspool.provider.http import Http
+from promptspool.provider.http import Http, Limits
 from promptspool.provider.openai import OpenAI
 from promptspool.settings import api_key
 
@@ -21,7 +19,8 @@ __all__ = ["Provider", "connect"]
 def connect(name: str, settings: ProviderSettings) -> Provider:
     """Return the provider that *settings* describe; nothing is sent yet.
 
-    Its key is looked up at every call, so a missing one is `Blocked` then, not an error now.
+    Its key is looked up at every call, so a missing one is `Blocked` then, not an error now. Raises
+    `ConfigError` if the environment names a proxy or certificates that cannot be used.
     """
 
     def key() -> str:
@@ -30,13 +29,14 @@ def connect(name: str, settings: ProviderSettings) -> Provider:
         except ConfigError as error:
             raise Blocked(str(error), code="no_api_key") from error
 
-    http = Http(
-        base_url=settings.base_url,
-        key=key,
-        timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
-        transfer_timeout=httpx.Timeout(settings.transfer_timeout, connect=settings.connect_timeout),
+    limits = Limits(
+        timeout_s=settings.timeout,
+        connect_timeout_s=settings.connect_timeout,
+        transfer_timeout_s=settings.transfer_timeout,
         max_answer_bytes=settings.max_answer_bytes,
+        max_download_bytes=settings.max_download,
     )
+    http = Http(base_url=settings.base_url, key=key, limits=limits)
 
     match settings.dialect:
         case "openai":

@@ -63,8 +63,8 @@ class RemoteFile:
 
     id: str
     name: str
-    size_bytes: int | None
-    created_at: float | None
+    size_bytes: int | None = None
+    created_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,275 +1,313 @@
 """Every HTTP exchange of the daemon: one request, one answer or one `ProviderError`.
 
-Foreign exceptions and status codes are translated here and nowhere else. Bodies are read up to a
-limit, redirects are not followed (the key would travel along), and nothing is retried.
+What goes wrong is translated by `problems`, here and nowhere else. Nobody at the other end is
+trusted: an answer has a time and a size, redirects are not followed (the key would travel along),
+and no text that is returned or raised holds the key. Nothing is retried. The content of a download
+is the user's, and is handed on as it came.
 """
 
 from __future__ import annotations
 
-import time
+import ssl
 from contextlib import asynccontextmanager, contextmanager
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
-import msgspec
 
-from promptspool.errors import (
-    Blocked,
-    NotFound,
-    ProviderError,
-    Refused,
-    Throttled,
-    Unavailable,
-    Unsent,
+from promptspool import log
+from promptspool.errors import Blocked, ConfigError, ProviderError, Unavailable
+from promptspool.provider.problems import (
+    MAX_PROBLEM_BYTES,
+    decoded,
+    problem,
+    request_id,
+    shown,
+    translated,
 )
 from promptspool.settings import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator
 
-MAX_RETRY_AFTER_S = 86_400.0
-"""A provider that asks for more than a day is asked again after a day."""
+MAX_HEADERS = 100
+"""As many as Python's own `http.client` takes; their size is bounded by h11, to 100 KiB in all."""
 
-MAX_PROBLEM_BYTES = 65_536
-"""How much of an error's body is read."""
+MIN_PROGRESS = 65_536
+"""Bytes that an upload or download moves within `transfer_timeout`, or it has stalled."""
 
-MAX_SHOWN = 500
-"""How much of a provider's own words is kept."""
 
-TRANSIENT = frozenset({408, 409, 425, 429})
-"""Client errors that say nothing about the request (OpenAI SDK 3.52, `_should_retry`)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much time and room the other end gets."""
 
-TOO_LARGE = "too_large"
-"""Our code of a 413, whatever its body says: the way out is to send less at once."""
-
-BILLING_CODES = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
-)
-"""What comes as 429 or 400 but does not go away by waiting (`batch-apis`, 1.9)."""
+    timeout_s: float
+    """For a short call, from its start to the last byte of its answer."""
+    connect_timeout_s: float
+    transfer_timeout_s: float
+    """For every `MIN_PROGRESS` bytes of a file, and for the answer to an upload."""
+    max_answer_bytes: int
+    """Of the answer to a short call; what it unpacks to, as below."""
+    max_download_bytes: int
 
 
 class Http:
     """A connection pool to one provider."""
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        key: Callable[[], str],
-        timeout: httpx.Timeout,
-        transfer_timeout: httpx.Timeout,
-        max_answer_bytes: int,
-    ) -> None:
+    def __init__(self, *, base_url: str, key: Callable[[], str], limits: Limits) -> None:
         """Prepare; connects to nobody.
 
-        *key* is asked for at every request, so that a key can be replaced while running.
+        *key* is asked for at every request, so that a key can be replaced while running. Raises
+        `ConfigError` if the environment names a proxy or certificates that cannot be used.
         """
         self._key = key
-        self._transfer_timeout = transfer_timeout
-        self._max_answer_bytes = max_answer_bytes
-        self._client = httpx.AsyncClient(
-            base_url=base_url,
-            timeout=timeout,
-            follow_redirects=False,
-            trust_env=not is_loopback(httpx.URL(base_url).host),  # no proxy leads to this machine
-            headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
-        )
+        self._limits = limits
+        self._client = _client(base_url, limits)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
     async def json(
-        self, method: str, path: str, **arguments: Any
-    ) -> tuple[dict[str, Any], httpx.Headers]:
-        """Send one request and return the JSON object it was answered with.
-
-        Raises `ProviderError`; a 2xx that is no JSON object is `Unavailable`, since whatever was
-        asked for may have been done.
-        """
-        async with self.stream(method, path, **arguments) as response:
-            body = await self._body(response, self._max_answer_bytes)
-
-        try:
-            data = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            data = None
-
-        if not isinstance(data, dict):
-            message = f"the answer is no JSON object: {_shown(body)}"
-            raise Unavailable(message, status=response.status_code, request_id=_id(response))
-
-        return data, response.headers
-
-    @asynccontextmanager
-    async def stream(
         self, method: str, path: str, *, transfer: bool = False, **arguments: Any
-    ) -> AsyncIterator[httpx.Response]:
-        """Send one request and yield its answer unread, if it is a 2xx; raises `ProviderError`."""
-        headers = {"Authorization": f"Bearer {self._key()}"}
+    ) -> tuple[dict[str, Any], httpx.Headers]:
+        """Send one request and return the JSON object it was answered with, and the head.
+
+        The body of a *transfer* may take as long as it goes on. Raises `ProviderError`; a 2xx that
+        is no JSON object is `Unavailable`, since whatever was asked for may have been done.
+        """
+        limit = self._limits.max_answer_bytes
+        patience = _Patience(
+            self._limits.transfer_timeout_s if transfer else self._limits.timeout_s
+        )
 
         if transfer:
-            arguments["timeout"] = self._transfer_timeout
+            patience.expect_blocks()
 
-        with _translated():
-            async with self._client.stream(method, path, headers=headers, **arguments) as response:
-                if not response.is_success:
-                    body = await self._body(response, MAX_PROBLEM_BYTES, cut=True)
-                    raise problem(response.status_code, response.headers, body)
+        async with self._answered(method, path, patience, arguments) as (response, head):
+            body = await _beginning(response, limit)
 
-                yield response
+        unusable = partial(Unavailable, status=response.status_code, request_id=request_id(head))
 
-    @staticmethod
-    async def _body(response: httpx.Response, limit: int, *, cut: bool = False) -> bytes:
-        body = bytearray()
+        if len(body) > limit:
+            raise unusable(f"the answer is longer than max_answer_bytes, {limit:,}")
 
-        with _translated():
+        data = decoded(body)
+
+        if not isinstance(data, dict):
+            raise unusable(f"the answer is no JSON object: {shown(body)}")
+
+        return data, head
+
+    async def download(self, path: str, write: Callable[[bytes], object]) -> None:
+        """Hand the body of *path* to *write*, piece by piece, unpacked but otherwise as it came.
+
+        Raises `Unavailable` if fewer bytes came than were announced (F19), and a plain
+        `ProviderError` for a body longer than `max_download`: worth another try once that was
+        raised, whoever has to wait for it.
+        """
+        patience = _Patience(self._limits.transfer_timeout_s)
+        limit = self._limits.max_download_bytes
+        came = 0
+
+        async with self._answered("GET", path, patience, {}) as (response, head):
+            announced = _length(head)
+
+            if response.status_code != httpx.codes.OK:
+                raise Unavailable(f"HTTP {response.status_code}: not the whole of {path}")
+
+            if announced is not None and announced > limit:
+                raise _too_long(path, f"{announced:,}", limit)
+
+            patience.expect_blocks()
+
             async for chunk in response.aiter_bytes():  # some compress unasked
-                body += chunk
+                came += len(chunk)
+                patience.note(len(chunk))
 
-                if len(body) > limit:
-                    if cut:
-                        break
+                if came > limit:
+                    raise _too_long(path, f"more than {limit:,}", limit)
 
-                    message = f"the answer is longer than {limit} bytes"
-                    raise Unavailable(message, request_id=_id(response))
+                write(chunk)
 
-        return bytes(body[:limit])
+        if announced is not None and announced != response.num_bytes_downloaded:
+            raise Unavailable(
+                f"{response.num_bytes_downloaded} of {announced} bytes of {path} came"
+            )
+
+    @asynccontextmanager
+    async def _answered(
+        self, method: str, path: str, patience: _Patience, arguments: dict[str, Any]
+    ) -> AsyncIterator[tuple[httpx.Response, httpx.Headers]]:
+        """Send one request; yield its answer unread, if it is a 2xx, and the head without keys."""
+        key = self._key()
+        log.keep_secret(key)
+
+        with translated(), patience.kept():
+            headers = {b"Authorization": _bearer(key)}
+            request = self._client.build_request(method, path, headers=headers, **arguments)
+            request.stream = _Noted(request.stream, patience)
+            response = await self._client.send(request, stream=True)
+
+            try:
+                head = _head(response)
+
+                if not response.is_success:
+                    body = await _beginning(response, MAX_PROBLEM_BYTES)
+                    raise problem(response.status_code, head, body[:MAX_PROBLEM_BYTES])
+
+                yield response, head
+            finally:
+                await response.aclose()
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what httpx raises into ours."""
+class _Patience:
+    """How long an exchange may last: so long in all, or so long for each block while one moves."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._scope = anyio.CancelScope()
+        self._is_moving = False
+        self._moved = 0
+        self._renew()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """End what is done inside when patience does, with `Unavailable`."""
+        with self._scope:
+            yield
+
+        if self._scope.cancelled_caught:
+            what = (
+                f"fewer than {MIN_PROGRESS // 1024} KiB" if self._is_moving else "no whole answer"
+            )
+            raise Unavailable(f"{what} within {self._limit_s:g} s")
+
+    def expect_blocks(self) -> None:
+        """Begin to count what moves."""
+        self._is_moving = True
+        self._renew()
+
+    def expect_answer(self) -> None:
+        """Be done with an upload, if it was one."""
+        if self._is_moving:
+            self._is_moving = False
+            self._renew()
+
+    def note(self, count: int) -> None:
+        """Take note of bytes that moved."""
+        self._moved += count
+
+        if self._is_moving and self._moved >= MIN_PROGRESS:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._moved = 0
+        self._scope.deadline = anyio.current_time() + self._limit_s
+
+
+class _Noted(httpx.AsyncByteStream):
+    """The body of a request, of which each piece is noted when it is on its way."""
+
+    def __init__(self, stream: object, patience: _Patience) -> None:
+        assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous client's
+        self._stream = stream
+        self._patience = patience
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            yield piece
+            self._patience.note(len(piece))
+
+        self._patience.expect_answer()
+
+
+def _client(base_url: str, limits: Limits) -> httpx.AsyncClient:
+    address = httpx.URL(base_url)
+
     try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise Unsent(_transport_words(error)) from error
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-        raise Unavailable(_transport_words(error)) from error
+        return httpx.AsyncClient(
+            base_url=address,
+            # `_Patience` bounds the rest; lanes bound the connections.
+            timeout=httpx.Timeout(None, connect=limits.connect_timeout_s),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept or sent
+            verify=_certificates(address.scheme),
+            trust_env=not is_loopback(address.host),  # no proxy leads to this machine
+            headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
+        )
+    except (ValueError, ImportError, httpx.InvalidURL):
+        # Not quoted, and so without the cause: an address of a proxy may hold a password.
+        reason = (
+            "not a proxy that can be used: write http://HOST:PORT or https://HOST:PORT, or the "
+            "provider's host into NO_PROXY"
+        )
+        raise ConfigError("$HTTPS_PROXY, $HTTP_PROXY, $ALL_PROXY or $NO_PROXY", reason) from None
 
 
-def _transport_words(error: Exception) -> str:
-    if isinstance(error, httpx.LocalProtocolError):
-        return type(error).__name__  # it quotes the header that it refuses, the key's for instance
+def _certificates(scheme: str) -> ssl.SSLContext:
+    """Return what a provider's certificate is checked by: `$SSL_CERT_FILE`, or the public ones."""
+    if scheme == "http":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody; the others take 70 ms
 
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one
+        reason = f"the certificates cannot be read: {error.strerror or error}"
+        raise ConfigError("$SSL_CERT_FILE or $SSL_CERT_DIR", reason) from error
 
 
-def problem(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """Return the error that an answer other than 2xx means.
+def _bearer(key: str) -> bytes:
+    try:
+        return f"Bearer {key}".encode("ascii")
+    except UnicodeEncodeError:
+        # Its own words are left out: it holds the key.
+        raise Blocked("the key holds characters that no header can", code="no_api_key") from None
 
-    A body that is no JSON (a proxy's HTML page) says nothing about the request.
+
+async def _beginning(response: httpx.Response, limit: int) -> bytes:
+    """Return a body, or a little more than its first *limit* bytes."""
+    body = bytearray()
+
+    async for chunk in response.aiter_bytes():  # some compress unasked
+        body += chunk
+
+        if len(body) > limit:
+            break
+
+    return bytes(body)
+
+
+def _head(response: httpx.Response) -> httpx.Headers:
+    """Return the headers without keys; raises `Unavailable` for a head that is out of proportion.
+
+    Packed twice, a few bytes could unpack to any size at once.
     """
-    error = _error_object(body)
-    code = _text(error, "code") or _text(error, "type")
-    words = _text(error, "message") or _shown(body) or "no reason given"
-    kind = _kind(status, code)
+    if len(response.headers.raw) > MAX_HEADERS:
+        raise Unavailable(f"the answer has more than {MAX_HEADERS} headers")
 
-    if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-        code = TOO_LARGE
+    if len(response.headers.get_list("content-encoding", split_commas=True)) > 1:
+        raise Unavailable("the answer is packed more than once")
 
-    is_answer = bool(error) or status in (401, 403, 413)
-
-    if issubclass(kind, Refused) and not is_answer:
-        kind = NotFound if status == httpx.codes.NOT_FOUND else Unavailable
-
-    return kind(
-        f"HTTP {status}: {words[:MAX_SHOWN]}",
-        code=code,
-        status=status,
-        request_id=headers.get("x-request-id"),
-        retry_after_s=retry_after(headers),
+    return httpx.Headers(
+        [(log.struck(name), log.struck(value)) for name, value in response.headers.multi_items()]
     )
 
 
-def _kind(status: int, code: str | None) -> type[ProviderError]:
-    if code is not None and (code in BILLING_CODES or code.endswith("_spend_limit_exceeded")):
-        return Blocked
+def _length(head: httpx.Headers) -> int | None:
+    """Return how many bytes are announced, None if that is not said."""
+    text = head.get("content-length", "")
 
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return Blocked
-
-    if status == httpx.codes.TOO_MANY_REQUESTS:
-        return Throttled
-
-    if status == httpx.codes.NOT_FOUND:
-        return NotFound
-
-    if 400 <= status < 500 and status not in TRANSIENT:  # noqa: PLR2004 - the 4xx
-        return Refused
-
-    return Unavailable
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None  # noqa: PLR2004 - 2**63
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that an answer asks to wait; None if it does not say, or not clearly.
-
-    `retry-after-ms`, then `retry-after` in seconds or as a date (OpenAI SDK 3.52, `_base_client`);
-    a date is measured against the answer's own `Date`.
-    """
-    seconds = _number(headers.get("retry-after-ms"))
-
-    if seconds is not None:
-        seconds /= 1000.0
-    else:
-        seconds = _number(headers.get("retry-after"))
-
-    if seconds is None:
-        until = http_date(headers.get("retry-after"))
-        now = http_date(headers.get("date"))
-        seconds = None if until is None else until - (time.time() if now is None else now)
-
-    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
-
-
-def http_date(text: str | None) -> float | None:
-    """Return an HTTP date as Unix seconds, None if it is none."""
-    if text is None:
-        return None
-
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except ValueError:
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-
-    return number if number == number and abs(number) != float("inf") else None  # noqa: PLR0124
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    """Return the `error` object of a problem's body, empty if there is none."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-
-    error = data.get("error", data) if isinstance(data, dict) else None
-
-    if isinstance(error, str):
-        return {"message": error}
-
-    return error if isinstance(error, dict) else {}
-
-
-def _text(error: dict[str, Any], key: str) -> str | None:
-    value = error.get(key)
-
-    return str(value) if value not in (None, "") else None
-
-
-def _shown(body: bytes) -> str:
-    """Return the beginning of a body as one line for people."""
-    return " ".join(body[:200].decode("utf-8", "replace").split())
-
-
-def _id(response: httpx.Response) -> str | None:
-    value: str | None = response.headers.get("x-request-id")
-
-    return value
+def _too_long(path: str, size: str, limit: int) -> ProviderError:
+    return ProviderError(
+        f"{path} has {size} bytes and max_download allows {limit:,}; it is fetched when that is "
+        f"raised, and nothing is lost",
+        code="max_download",
+    )

@@ -7,6 +7,7 @@ Raises what `Provider.page` raises; nothing read so far is used then.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -31,17 +32,19 @@ class Sweep:
     """Everything younger than the time asked for was read."""
 
 
-async def sweep(
+async def sweep(  # noqa: PLR0913 - how far, by which clock, and when to end early
     provider: Provider,
     *,
     back_to: float,
     now: float,
+    floor: float = math.inf,
     budget: int | None = None,
     wanted: frozenset[str] = frozenset(),
 ) -> Sweep:
     """Read the list back to *back_to*, in this machine's time, of which *now* is the present.
 
-    It ends early after *budget* pages, or when every batch id in *wanted*, if any, was met.
+    And back to *floor*, in the provider's time: this machine's clock may have been set since. It
+    ends early after *budget* pages, or when every batch id in *wanted*, if any, was met.
     """
     result = Sweep()
     missing = set(wanted)
@@ -63,7 +66,7 @@ async def sweep(
         last = page.batches[-1].id if page.batches else None
 
         is_over = not page.has_more or last is None or last in passed  # some lists go round
-        is_far = is_sorted and _is_older(page.batches, back_to + offset - SKEW_S)
+        is_far = is_sorted and _is_older(page.batches, min(back_to + offset, floor) - SKEW_S)
         result.complete = is_over or is_far
 
         if result.complete or (wanted and not missing):

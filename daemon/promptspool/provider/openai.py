@@ -10,8 +10,10 @@ from __future__ import annotations
 import codecs
 import json
 import math
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -19,8 +21,8 @@ import msgspec
 
 from promptspool.errors import NotFound, Unavailable
 from promptspool.model import RemoteBatch, RemoteStatus
-from promptspool.provider.base import Dialect, Page, RemoteFile
-from promptspool.provider.http import Http, http_date
+from promptspool.provider.base import BATCH_KEY, Dialect, Page, RemoteFile
+from promptspool.provider.problems import MAX_SHOWN, http_date
 from promptspool.spool import rename_durably, sync_file
 from promptspool.wire import BatchFault
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.provider.base import Submission
+    from promptspool.provider.http import Http
 
 PAGE_SIZE = 100
 """The most that `GET /batches` gives at once (OpenAI API reference, `limit`)."""
@@ -97,6 +100,9 @@ class OpenAI:
         """Return how a batch is doing."""
         data, _ = await self._http.json("GET", f"/batches/{remote_id}")
 
+        if "id" not in data and _says_unknown(data.get("error")):
+            raise NotFound(f"the provider says with HTTP 200: {json.dumps(data)[:MAX_SHOWN]}")
+
         return remote_batch(data)
 
     async def page(self, after: str | None) -> Page:
@@ -109,7 +115,7 @@ class OpenAI:
             raise Unavailable("the list of batches has no data")
 
         return Page(
-            batches=[remote_batch(item) for item in items],
+            batches=[remote_batch(item) for item in items if _may_be_ours(item)],
             has_more=bool(items) and bool(data.get("has_more", len(items) >= PAGE_SIZE)),
             answered_at=http_date(headers.get("date")),
         )
@@ -124,25 +130,21 @@ class OpenAI:
         """Put the content of *file* to *path*, durable and whole or not at all.
 
         Raises `Unavailable` if fewer bytes came than were announced (F19), or something else than
-        JSON lines, a proxy's page for instance.
+        JSON lines, a proxy's page for instance; `ProviderError` for more than `max_download`. What
+        the file says is the user's, and is kept as it came.
         """
         part = path.with_name(path.name + ".part")
 
-        async with self._http.stream("GET", f"/files/{file}/content", transfer=True) as response:
+        try:
             with part.open("wb") as target:
-                async for chunk in response.aiter_bytes():  # some compress unasked
-                    target.write(chunk if target.tell() else chunk.removeprefix(codecs.BOM_UTF8))
+                await self._http.download(f"/files/{file}/content", partial(_put, target))
 
-            announced = response.headers.get("content-length")
-            came = response.num_bytes_downloaded
+            await anyio.to_thread.run_sync(_keep, part, path)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what is told
+                part.unlink(missing_ok=True)  # a full disk gets its room back
 
-        if announced is not None and announced.isdigit() and int(announced) != came:
-            raise Unavailable(f"{came} of {announced} bytes of {file} came")
-
-        if not await anyio.to_thread.run_sync(_is_lines_of_objects, part):
-            raise Unavailable(f"the content of {file} is no JSON lines")
-
-        await anyio.to_thread.run_sync(_keep, part, path)
+            raise
 
     async def file(self, file: str) -> RemoteFile:
         """Return what is known of a file; raises `NotFound`."""
@@ -167,15 +169,30 @@ class OpenAI:
             return
 
 
+def _put(target: BinaryIO, chunk: bytes) -> None:
+    """Write a piece of a file, without the mark that some begin UTF-8 with."""
+    target.write(chunk if target.tell() else chunk.removeprefix(codecs.BOM_UTF8))
+
+
 def _is_lines_of_objects(path: Path) -> bool:
-    """Tell whether a file is blank or begins with a JSON object, unlike a proxy's page."""
+    """Tell whether a file is blank or has an answer near its head, unlike a proxy's page.
+
+    It need not be the first line: one bad line must not spoil the good ones behind it (F24).
+    """
     with path.open("rb") as file:
         start = file.read(65_536).lstrip()
 
-    return not start or start.startswith(b"{")
+    return not start or any(
+        line.startswith(b"{") and (number == 0 or b'"custom_id"' in line)
+        for number, line in enumerate(start.split(b"\n"))
+    )
 
 
 def _keep(part: Path, path: Path) -> None:
+    """Give a whole file its name; raises `Unavailable` for one that is no JSON lines."""
+    if not _is_lines_of_objects(part):
+        raise Unavailable(f"what came for {path.name} is no JSON lines")
+
     sync_file(part)
     rename_durably(part, path)
 
@@ -207,6 +224,18 @@ def remote_batch(data: object) -> RemoteBatch:
         failed=_count(counts.get("failed")),
         errors=faults(data.get("errors")),
     )
+
+
+def _says_unknown(error: object) -> bool:
+    """Tell whether an error that came as a success says that there is no such batch (F16)."""
+    said = json.dumps(error).lower()
+
+    return any(words in said for words in ("not found", "not_found", "no such", "does not exist"))
+
+
+def _may_be_ours(item: object) -> bool:
+    """Tell whether an entry of a list deserves a look: one that names nothing is a stranger's."""
+    return not isinstance(item, dict) or bool(item.get("id")) or BATCH_KEY in str(item)
 
 
 def faults(errors: object) -> str | None:

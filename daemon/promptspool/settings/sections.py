@@ -6,7 +6,16 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from promptspool.schema import check_schema
@@ -23,6 +32,7 @@ from promptspool.settings.values import (
     Size,
     Template,
     Window,
+    is_readable_on_the_way,
 )
 
 ENV_PREFIX = "PROMPTSPOOL_"
@@ -83,19 +93,34 @@ class ProviderSettings(_Section):
     """
 
     dialect: Literal["openai"] = "openai"
-    base_url: BaseUrl
+    allow_http: bool = False
+    base_url: BaseUrl  # after `allow_http`, which it is seen with
     api_key_env: EnvName | None = None
     api_key_file: Path | None = None
     completion_window: Window = "24h"
     max_requests: Annotated[int, Field(ge=1)] = 50_000
     max_bytes: Size = 190_000_000
     max_inputs: Annotated[int, Field(ge=1)] = 50_000
+    max_creates: Annotated[int, Field(ge=1)] = 2_000
     lookup_grace: Duration = 60.0
     timeout: PositiveDuration = 60.0
     connect_timeout: PositiveDuration = 10.0
     transfer_timeout: PositiveDuration = 120.0
     max_answer_bytes: Size = 64_000_000
+    max_download: Size = 20_000_000_000
     cleanup: bool = True
+
+    @field_validator("base_url")
+    @classmethod
+    def _keeps_the_key(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse to show the key to everybody between this machine and another."""
+        if not info.data.get("allow_http") and is_readable_on_the_way(value):
+            raise ValueError(
+                "write https://, or allow_http = true if the network between is yours: "
+                "http:// shows the key to everyone on the way"
+            )
+
+        return value
 
 
 class PollingSettings(_Section):
@@ -104,6 +129,7 @@ class PollingSettings(_Section):
     first: PositiveDuration = 10.0
     factor: Factor = 2.0
     cap: PositiveDuration = 120.0
+    stalled: PositiveDuration = 21_600.0
 
 
 class RetrySettings(_Section):
@@ -114,6 +140,8 @@ class RetrySettings(_Section):
     cap: PositiveDuration = 300.0
     request_backoff: Duration = 30.0
     max_age: PositiveDuration = 259_200.0
+    stop_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    stop_requests: Annotated[int, Field(ge=1)] = 1_000
 
 
 class LaneSettings(_Section):

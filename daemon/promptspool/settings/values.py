@@ -55,10 +55,14 @@ def _base_url(value: str) -> str:
     if not parts.hostname or parts.port == 0 or parts.scheme not in {"https", "http"}:
         raise ValueError('write an address such as "https://api.openai.com/v1"')
 
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError("write https://; http:// is allowed to this machine only, or keys leak")
-
     return value.rstrip("/")
+
+
+def is_readable_on_the_way(base_url: str) -> bool:
+    """Tell whether what is sent to an address can be read between here and there."""
+    parts = urlsplit(base_url)
+
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
 
 def is_loopback(host: str) -> bool:
