@@ -19,15 +19,15 @@ from structlog.testing import capture_logs
 from promptspool.claims import Claims, mint
 from promptspool.clock import Bell
 from promptspool.inbox import (
+    CLAIM_RETRY_S,
     CLAIMS_A_LOOK,
     LONE_SIDECAR_S,
     WRITER_WARNING_S,
     Inbox,
-    Writer,
     is_ignored,
-    writer_of,
 )
 from promptspool.model import JobId, JobStatus, shown
+from promptspool.names import Writer, writer_of
 from promptspool.settings import Settings
 from promptspool.spool import Spool
 from promptspool.wire import Claim
@@ -232,13 +232,13 @@ def test_a_reader_disturbs_nobody(bench: Bench) -> None:
 
 
 def test_what_cannot_be_opened_is_nobodys(tmp_path: Path) -> None:
-    """A missing file, a symlink and a folder give no answer and no exception."""
+    """A missing file and a symlink are gone, a pipe gives no answer, and none an exception."""
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     os.mkfifo(tmp_path / "pipe")
 
-    assert writer_of(tmp_path / "missing") is Writer.UNREADABLE
-    assert writer_of(tmp_path / "link") is Writer.UNREADABLE
+    assert writer_of(tmp_path / "missing") is Writer.GONE
+    assert writer_of(tmp_path / "link") is Writer.GONE
     assert writer_of(tmp_path / "pipe") is not Writer.SOMEBODY  # and does not wait for one
 
 
@@ -502,7 +502,7 @@ def test_a_claim_that_the_disk_refuses_leaves_the_file(bench: Bench) -> None:
     working.unlink()
     working.mkdir()
 
-    assert len(bench.settled()) == 1
+    assert len(bench.look(after_s=CLAIM_RETRY_S)) == 1
 
 
 def test_ids_are_minted_from_time() -> None:

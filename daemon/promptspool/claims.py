@@ -1,18 +1,24 @@
 """Claims: a file of the inbox becomes a job by one rename into `working/<job id>/`.
 
-`claim.json` is put there first, then the file's sidecar, then the file. After a crash anywhere in
-between, `adopted` finds a folder with an original, which becomes a job, or one without, which is
-swept away once its sidecar is back in the inbox. Raises `OSError` (environment) where the spool
-itself cannot be read.
+`claim.json` is put there first, then the file's sidecar, then the file, whose content is on the
+platter by then. After a crash anywhere in between, `adopted` finds a folder with an original, which
+becomes a job, or one without, which is swept away once its sidecar is back in the inbox. What
+turns out to be something else than was found whole goes back to the inbox, to settle anew.
+
+Of a file only what `names` has moved here is read, and a sidecar too: nobody can put another in
+its place any more. Raises `OSError` (environment) where the spool itself cannot be read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,12 +26,24 @@ import structlog
 
 from promptspool.errors import ConfigError
 from promptspool.model import Job, JobId, JobStatus, shown
+from promptspool.names import (
+    CHANGED,
+    Writer,
+    is_one,
+    is_there,
+    made_folder,
+    move,
+    opened_folder,
+    put_back,
+    sync_found,
+    writer_of,
+)
 from promptspool.settings import profile_for
 from promptspool.spool import (
     SIDECAR,
+    SIDECAR_SUFFIX,
     TOO_LONG,
     remove_folder,
-    sidecar_of,
     sweep_removed,
     sync_folder,
     write_durably,
@@ -36,12 +54,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.clock import Clock
-    from promptspool.settings import ProfileSettings, Settings
+    from promptspool.settings import Settings
     from promptspool.spool import Spool
 
 DEFAULT_PROFILE = "default"
 
+ORIGINAL = "original"
+"""A dropped file's name in the working folder."""
+
 _ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
+
+# Of this file: immutable, in a sticky folder of somebody else's, a mount, on a bad block.
+_STUCK = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EXDEV, errno.EBUSY, errno.EIO})
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def mint(now: float) -> JobId:
@@ -52,7 +78,27 @@ def mint(now: float) -> JobId:
     return JobId(f"{moment}-{tail}")
 
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A file that became no job, and is in the inbox as before."""
+
+    reason: str | None = None
+    """What was refused; None if the file is another by now, or has changed."""
+    is_stuck: bool = False
+    """The file cannot be moved out of the inbox until somebody lets us."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file of the inbox as it was found whole, and its sidecar if it has one."""
+
+    name: str
+    """Below the inbox."""
+    base: str
+    status: os.stat_result
+    aside: str
+    """What its sidecar would be called, in the same folder."""
+    sidecar: os.stat_result | None
 
 
 @dataclass(slots=True)
@@ -67,86 +113,113 @@ class Claims:
 
     def claim(
         self, name: str, status: os.stat_result, sidecar: os.stat_result | None
-    ) -> Job | None:
-        """Claim one file, and its sidecar if it has one; both are as they were found whole.
+    ) -> Job | Unclaimed:
+        """Claim one file, and its sidecar if it has one; both are as they were found whole."""
+        above, _, base = name.rpartition("/")
+        aside = base + SIDECAR_SUFFIX
 
-        Returns None if one of them turned out to have changed, or the disk refused.
-        """
-        source = self.spool.inbox / name
-        claim = self._claim_of(name, status.st_size, has_sidecar=sidecar is not None)
+        try:
+            with opened_folder(self.spool.inbox, above) as place:
+                if sidecar is None:
+                    is_same = not is_there(aside, place)
+                else:
+                    is_same = sync_found(aside, place, sidecar)
+
+                if not is_same or not sync_found(base, place, status):
+                    return Unclaimed()
+
+                return self._taken_in(_Found(name, base, status, aside, sidecar), place)
+        except OSError as error:
+            return _refusal(error)
+
+    def _taken_in(self, found: _Found, place: int) -> Job | Unclaimed:
+        """Make a folder for what was found in the open folder *place*, and move it there."""
+        claim = self._claim_of(found.name, found.status.st_size)
         folder = self.spool.folder(claim.job)
 
         try:
-            folder.mkdir()
+            folder.mkdir()  # what is there is another job's
         except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(claim.name), reason=str(error))
-
-            return None  # nothing was made, and what is there is another job's
+            return Unclaimed(_why(error))
 
         try:
-            self._move(source, folder, claim, has_sidecar=sidecar is not None)
+            sync_folder(folder.parent)
+            _note(claim, folder)
         except OSError as error:
-            _log.warning("inbox.unclaimed", file=shown(claim.name), reason=str(error))
+            _remove(folder)
 
-            if not (folder / "original").exists():
-                _abandon(folder, source)
+            return Unclaimed(_why(error))
 
+        outcome = Unclaimed()
+
+        try:
+            moved = self._moved(found, claim, folder, place)
+        except OSError as error:
+            is_ours = os.path.lexists(folder / ORIGINAL)  # so it could be moved
+            outcome = Unclaimed(_why(error)) if is_ours else _refusal(error)
+        else:
+            if moved is not None:
+                self.taken.add(moved.stem)
+
+                return _job(moved)
+
+        _give_back(claim, folder, place)  # as `adopted` does after a crash here
+
+        return outcome
+
+    def _moved(self, found: _Found, claim: Claim, folder: Path, place: int) -> Claim | None:
+        """Move the file, last of all; None if something else turns out to have been moved."""
+        if found.sidecar is not None:
+            if not move(found.aside, place, folder / SIDECAR, found.sidecar):
                 return None
 
-        is_same = _is_same(folder / "original", status) and (
-            sidecar is None or _is_same(folder / SIDECAR, sidecar)
-        )
+            claim = self._with_profile(claim, folder / SIDECAR)
+            _note(claim, folder)
 
-        if not is_same and _put_back(folder / "original", source):
-            _abandon(folder, source)  # after a crash here, `adopted` sees that both are one file
-
+        if not move(found.base, place, folder / ORIGINAL, found.status):
             return None
 
-        self.taken.add(claim.stem)
-
-        return _job(claim)
-
-    @staticmethod
-    def _move(source: Path, folder: Path, claim: Claim, *, has_sidecar: bool) -> None:
-        """Move a file into its working folder, last of all; each step is on the platter."""
-        sync_folder(folder.parent)
-        write_durably(folder / "claim.json", msgspec.json.encode(claim))
-
-        if has_sidecar:
-            sidecar_of(source).rename(folder / SIDECAR)
-
-        source.rename(folder / "original")
         sync_folder(folder)
-        sync_folder(source.parent)
+        os.fsync(place)
 
-    def _claim_of(self, name: str, size_bytes: int, *, has_sidecar: bool) -> Claim:
-        folder, slash, _ = name.partition("/")
-        profile_name = folder if slash else DEFAULT_PROFILE
-        path = sidecar_of(self.spool.inbox / name)
-        profile = self._profile(profile_name, path if has_sidecar else None)
-        provider = None if profile is None else profile.provider
+        return claim
+
+    def _claim_of(self, name: str, size_bytes: int) -> Claim:
+        """Return what is known of a file before its sidecar is read."""
         raw = os.fsencode(name)
         now = self.clock.now()
-
-        return Claim(
+        claim = Claim(
             job=mint(now),
             name=raw,
             stem=self.spool.reserve(raw, self.taken),
-            profile=shown(os.fsencode(profile_name)),
-            provider=provider,
-            base_url=None if provider is None else self.settings.providers[provider].base_url,
+            profile=shown(os.fsencode(_profile_name(raw))),
+            provider=None,
+            base_url=None,
             claimed_at=now,
             size_bytes=size_bytes,
-            priority=0 if profile is None else profile.priority,
             refused=TOO_LONG if self.spool.is_too_long(raw) else None,
         )
 
-    def _profile(self, name: str, sidecar: Path | None) -> ProfileSettings | None:
-        """Return the profile of a file; None where its plan will say what is wrong with it."""
+        return self._with_profile(claim, None)
+
+    def _with_profile(self, claim: Claim, sidecar: Path | None) -> Claim:
+        """Pin what profile and sidecar say; no provider where the plan will say what is wrong.
+
+        Raises `OSError` if the sidecar cannot be read now.
+        """
         try:
-            return profile_for(self.settings, name, sidecar)
-        except (ConfigError, OSError):
-            return None
+            profile = profile_for(self.settings, _profile_name(claim.name), sidecar)
+        except ConfigError:
+            profile = None
+
+        provider = None if profile is None else profile.provider
+
+        return msgspec.structs.replace(
+            claim,
+            provider=provider,
+            base_url=None if provider is None else self.settings.providers[provider].base_url,
+            priority=0 if profile is None else profile.priority,
+        )
 
     def adopted(self, known: set[JobId]) -> list[Job]:
         """Return jobs for the folders in `working/` that have no row, and sweep half-made claims.
@@ -154,79 +227,146 @@ class Claims:
         That is how a crash between a claim and its row ends, and how a lost database is rebuilt. A
         folder whose summary is written is settled, whatever the provider still has of it.
         """
-        jobs = []
         sweep_removed(self.spool.working)
+        folders = sorted(self.spool.working.iterdir())
+        unknown = [folder for folder in folders if folder.name not in known]
+        jobs = [self._adopted(folder) for folder in unknown if folder.is_dir()]
 
-        for folder in sorted(self.spool.working.iterdir()):
-            if folder.name in known or not folder.is_dir():
-                continue
+        return [job for job in jobs if job is not None]
 
-            try:
-                claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-            except (FileNotFoundError, msgspec.DecodeError):
-                claim = None
+    def _adopted(self, folder: Path) -> Job | None:
+        claim = None if folder.is_symlink() else _claim_in(folder)
+        has_original = os.path.lexists(folder / ORIGINAL)
 
-            if claim is not None and self._is_put_back(claim, folder):
-                _abandon(folder, self._source(claim))
-            elif claim is not None and (folder / "summary.json").exists():
-                jobs.append(_job(claim, JobStatus.SETTLED))
-            elif claim is not None and (folder / "original").exists():
-                jobs.append(_job(claim))
-            elif (folder / "original").exists() or (claim is None and (folder / SIDECAR).exists()):
-                hint = "move what is in it back by hand"
+        if claim is None:
+            if folder.is_symlink() or has_original or os.path.lexists(folder / SIDECAR):
+                hint = "move what is in it back by hand; links are not followed"
                 _log.warning("inbox.unknown_folder", file=folder.name, hint=hint)
             else:
-                _abandon(folder, None if claim is None else self._source(claim))
+                _remove(folder)
 
-        return jobs
+            return None
+
+        if (folder / "summary.json").exists():
+            return _job(claim, JobStatus.SETTLED)
+
+        if has_original and not self._is_put_back(claim, folder) and _is_as_claimed(claim, folder):
+            return _job(claim)
+
+        try:
+            with made_folder(self.spool.inbox, _above(claim)) as place:
+                _give_back(claim, folder, place)
+        except OSError as error:
+            _tell_left(claim, folder, error)
+
+        return None
 
     def _is_put_back(self, claim: Claim, folder: Path) -> bool:
         """Tell whether a claim was being taken back: its file has its old name again."""
-        source, original = self._source(claim), folder / "original"
-
-        return original.exists() and source.exists() and source.samefile(original)
-
-    def _source(self, claim: Claim) -> Path:
-        return self.spool.inbox / os.fsdecode(claim.name)
-
-
-def _is_same(path: Path, before: os.stat_result) -> bool:
-    """Tell whether *path* is the very file that was found whole, by all that a rename leaves."""
-    after = path.lstat()
-
-    return (after.st_ino, after.st_size, after.st_mtime_ns) == (
-        before.st_ino,
-        before.st_size,
-        before.st_mtime_ns,
-    )
+        try:
+            with opened_folder(self.spool.inbox, _above(claim)) as place:
+                return is_one(_base(claim), place, folder / ORIGINAL)
+        except OSError:
+            return False
 
 
-def _put_back(mine: Path, source: Path) -> bool:
-    """Return a file to the inbox; False if its name is taken again."""
+def _profile_name(name: bytes) -> str:
+    folder, slash, _ = name.partition(b"/")
+
+    return os.fsdecode(folder) if slash else DEFAULT_PROFILE
+
+
+def _above(claim: Claim) -> str:
+    return os.fsdecode(claim.name.rpartition(b"/")[0])
+
+
+def _base(claim: Claim) -> str:
+    return os.fsdecode(claim.name.rpartition(b"/")[2])
+
+
+def _note(claim: Claim, folder: Path) -> None:
+    write_durably(folder / "claim.json", msgspec.json.encode(claim))
+
+
+def _claim_in(folder: Path) -> Claim | None:
+    """Return the claim in a folder; None if there is none, or that of another folder."""
     try:
-        source.hardlink_to(mine)
-        sync_folder(source.parent)
-    except OSError:
-        return False
+        claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
 
-    return True
+    return claim if claim.job == folder.name else None
 
 
-def _abandon(folder: Path, source: Path | None) -> None:
-    """Take back the claim of *source*; a newer sidecar of it in the inbox replaces the old one."""
-    sidecar = folder / SIDECAR
+def _is_as_claimed(claim: Claim, folder: Path) -> bool:
+    """Tell whether an original that was never looked at after its rename is what was claimed."""
+    status = (folder / ORIGINAL).lstat()
+    is_whole = stat.S_ISREG(status.st_mode) and status.st_size == claim.size_bytes
+    is_planned = any((folder / name).exists() for name in ("manifest.json", "rejection.json"))
 
+    return is_planned or (is_whole and writer_of(folder / ORIGINAL) is not Writer.SOMEBODY)
+
+
+def _give_back(claim: Claim, folder: Path, place: int) -> None:
+    """Return what a claim has taken to the inbox, open as *place*, and remove its folder.
+
+    A file whose name is taken again, which is by a newer one, gets a number. A newer sidecar of it
+    replaces the old one. What cannot be moved stays with us, until the next start tries again.
+    """
     try:
-        if source is not None and sidecar.exists():
-            source.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(folder / ORIGINAL):
+            claim = _returned(claim, folder, place)
 
+        if os.path.lexists(folder / SIDECAR):
             with suppress(FileExistsError):
-                sidecar_of(source).hardlink_to(sidecar)
-                sync_folder(source.parent)
+                put_back(folder / SIDECAR, _base(claim) + SIDECAR_SUFFIX, place)
 
         remove_folder(folder)
-    except OSError as error:  # what is in it stays there
-        _log.warning("inbox.unclaimed", file=folder.name, reason=str(error))
+    except OSError as error:
+        _tell_left(claim, folder, error)
+
+
+def _returned(claim: Claim, folder: Path, place: int) -> Claim:
+    """Return the original to the inbox, and the claim with the name that it has got."""
+    above, slash, base = claim.name.rpartition(b"/")
+    stem, dot, suffixes = base.partition(b".")
+
+    for number in count(2):
+        if is_one(_base(claim), place, folder / ORIGINAL):
+            break  # by a process that died before the folder was gone
+
+        try:
+            put_back(folder / ORIGINAL, _base(claim), place)
+        except FileExistsError:
+            name = above + slash + stem + b"-%d" % number + dot + suffixes
+            claim = msgspec.structs.replace(claim, name=name)
+            _note(claim, folder)  # first: `adopted` looks for the file under this name
+        else:
+            break
+
+    return claim
+
+
+def _tell_left(claim: Claim, folder: Path, error: OSError) -> None:
+    hint = f"what is in {folder} goes back to the inbox when promptspool is started again"
+    _log.warning("inbox.unclaimed", file=shown(claim.name), reason=_why(error), hint=hint)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _refusal(error: OSError) -> Unclaimed:
+    """Return what an error says of the file that could not be opened or moved."""
+    if error.errno in CHANGED:
+        return Unclaimed()
+
+    return Unclaimed(_why(error), error.errno in _STUCK)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):  # what is left is swept at the next start
+        remove_folder(folder)
 
 
 def _job(claim: Claim, status: JobStatus = JobStatus.CLAIMED) -> Job:

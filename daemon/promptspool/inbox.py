@@ -4,36 +4,35 @@ Listing the directory is the truth; file events only ring the bell, and a rescan
 file is whole when it looked the same twice, at least `settle_s` apart, and nobody on this machine
 has it open for writing; so must be the sidecar `NAME.toml` beside it, if there is one.
 
-No name is ever followed: symlinks, devices, sockets and pipes stay where they are. Raises `OSError`
-(environment) where the spool itself cannot be read.
+No name is ever followed: symlinks, devices, sockets and pipes stay where they are. What cannot be
+taken is told of once, left there and tried again. Raises `OSError` (environment) where the spool
+itself cannot be read.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import math
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import anyio
 import structlog
 from watchfiles import awatch
 
+from promptspool.claims import Unclaimed
 from promptspool.clock import Bell
-from promptspool.model import shown
+from promptspool.model import Job, shown
+from promptspool.names import CHANGED, SHORT_OF, Writer, opened_folder, writer_of
 from promptspool.spool import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from promptspool.claims import Claims
     from promptspool.clock import Clock
-    from promptspool.model import Job
     from promptspool.settings import Settings
     from promptspool.spool import Spool
 
@@ -41,7 +40,7 @@ CLAIMS_A_LOOK = 256
 """So many files are claimed before the rest of the daemon gets a turn."""
 
 CLAIM_RETRY_S = 5.0
-"""When a claim that the disk refused, or a file that changed meanwhile, is tried again."""
+"""When a claim that the disk refused is tried again."""
 
 WATCH_AGAIN_S = 2.0
 """How long a watch that broke is left alone; the listing finds what it missed."""
@@ -64,48 +63,18 @@ IGNORED_FOLDERS = frozenset({"@eaDir"})
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class Writer(Enum):
-    """What is known of others that have a file open."""
-
-    NONE = auto()
-    """Nobody on this machine writes to it, or there is no way to know."""
-    SOMEBODY = auto()
-    """It is open for writing."""
-    UNREADABLE = auto()
-    """We may not even read it."""
-
-
-def writer_of(path: Path) -> Writer:
-    """Ask the kernel, by a read lease, whether *path* is open for writing anywhere on this machine.
-
-    EAGAIN means a writer. EACCES (another owner, no CAP_LEASE) and EINVAL (a file system without
-    leases) mean no answer (fcntl(2), "Leases"). SIGIO must be ignored by the process.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return Writer.UNREADABLE
-
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return Writer.SOMEBODY if error.errno == errno.EAGAIN else Writer.NONE
-    finally:
-        os.close(descriptor)
-
-    return Writer.NONE
-
-
 @dataclass(slots=True)
 class _Sighting:
     """How a file looked when it was last seen to change."""
 
     looks_like: tuple[int, ...]
     since: float
+    again_at: float = 0.0
+    """When it is to be tried again, if it was refused."""
     warned: bool = False
     is_open: bool = False
-    is_unreadable: bool = False
+    is_stuck: bool = False
+    """It cannot be read, or moved; somebody has to do something."""
     is_sidecar: bool = False
 
 
@@ -125,7 +94,10 @@ class Inbox:
     _closing: anyio.Event = field(default_factory=anyio.Event)
     _closed: Bell = field(default_factory=Bell)
     _seen: dict[str, _Sighting] = field(default_factory=dict)
-    _complained: set[str] = field(default_factory=set)
+    _odd: set[str] = field(default_factory=set)
+    """Names of what is neither a file nor a folder to look into."""
+    _told: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was last complained of, by name."""
 
     def __post_init__(self) -> None:
         """Work on the spool, and by the settings and the clock, of the claims."""
@@ -136,10 +108,11 @@ class Inbox:
     def waiting(self) -> int:
         """Count the files that are seen but not whole yet.
 
-        Unreadable ones do not count, and sidecars wait for files that may never come.
+        What cannot be read or moved does not count, and sidecars wait for files that may never
+        come.
         """
         return sum(
-            not (sighting.is_unreadable or sighting.is_sidecar) for sighting in self._seen.values()
+            not (sighting.is_stuck or sighting.is_sidecar) for sighting in self._seen.values()
         )
 
     def wake(self) -> None:
@@ -183,43 +156,101 @@ class Inbox:
         """
         now = self.clock.monotonic()
         next_at = self.next_look_at = now + self.settings.spool.rescan
+        self._odd.clear()
         files = dict(self._files())
+        self._told = {
+            name: told for name, told in self._told.items() if name in files or name in self._odd
+        }
         seen = {name: self._sighting(name, status, now) for name, status in files.items()}
         jobs: list[Job] = []
 
-        for name, status in files.items():
+        for name in files:
+            if name not in seen:
+                continue  # the sidecar of what was claimed just before
+
             if name.endswith(SIDECAR_SUFFIX):
-                self._note_sidecar(name, seen[name], now, files)
+                self._note_sidecar(name, seen, now)
                 continue
 
-            sidecar = name + SIDECAR_SUFFIX
-            parts = [part for part in (name, sidecar) if part in files]
-            ripe_at = self._ripe_at([seen[part] for part in parts], now)
+            if len(jobs) == CLAIMS_A_LOOK:
+                next_at = now  # the others of this look, of which nothing is known yet
+                break
 
-            if ripe_at > now:
-                next_at = min(next_at, ripe_at)
-            elif len(jobs) >= CLAIMS_A_LOOK:
-                next_at = now
-            elif self._has_odd_sidecar(name, files):
-                seen[name].is_unreadable = True
-            elif all(self._is_whole(part, seen[part], now) for part in parts):
-                job = self.claims.claim(name, status, files.get(sidecar))
+            found = self._tried(name, files, seen, now)
 
-                if job is not None:
-                    jobs.append(job)
-                    del seen[name]
-                else:
-                    next_at = min(next_at, now + CLAIM_RETRY_S)
-            elif any(seen[part].is_open for part in parts):
-                next_at = min(next_at, now + max(self.settings.spool.settle, 1.0))
+            if isinstance(found, Job):
+                jobs.append(found)
+                del seen[name]
+                seen.pop(name + SIDECAR_SUFFIX, None)
             else:
-                seen[name].is_unreadable = True  # it, or its sidecar
+                next_at = min(next_at, found)
 
         self._seen = seen
         self.has_looked = True
         self.next_look_at = min(self.next_look_at, next_at)  # `wake` may have been called meanwhile
 
         return jobs
+
+    def tell_left(self) -> None:
+        """Say what a drain is about to end without: sidecars whose files have not come."""
+        for name, sighting in self._seen.items():
+            if sighting.is_sidecar and name.removesuffix(SIDECAR_SUFFIX) not in self._seen:
+                self._complain_of_lone(name)
+
+    def _tried(
+        self,
+        name: str,
+        files: Mapping[str, os.stat_result],
+        seen: Mapping[str, _Sighting],
+        now: float,
+    ) -> Job | float:
+        """Claim a file if it is whole; else return when to try again, infinity after a change."""
+        sidecar = name + SIDECAR_SUFFIX
+        parts = [part for part in (name, sidecar) if part in files]
+        ripe_at = max(self._ripe_at([seen[part] for part in parts], now), seen[name].again_at)
+
+        if ripe_at > now:
+            return ripe_at
+
+        if sidecar in self._odd:  # without what it says, the file would be asked something else
+            self._complain("inbox.unreadable", sidecar, hint="make it a file, or remove it")
+            seen[name].is_stuck = True
+
+            return math.inf
+
+        try:
+            if all(self._is_whole(part, seen[part], now) for part in parts):
+                found = self.claims.claim(name, files[name], files.get(sidecar))
+            elif any(seen[part].is_open for part in parts):
+                return now + max(self.settings.spool.settle, 1.0)
+            elif any(seen[part].is_stuck for part in parts):
+                seen[name].is_stuck = True  # it, or its sidecar, cannot be read
+
+                return math.inf
+            else:
+                found = Unclaimed()
+        except OSError as error:  # too many open files: nothing is known of this one
+            found = Unclaimed(error.strerror)
+
+        return found if isinstance(found, Job) else self._refused(name, seen[name], found, now)
+
+    def _refused(self, name: str, sighting: _Sighting, why: Unclaimed, now: float) -> float:
+        """Remember that a file could not be claimed, and return when to try again.
+
+        What was refused is told of once, and again when the reason is another.
+        """
+        sighting.is_stuck = why.is_stuck
+        sighting.again_at = now + CLAIM_RETRY_S
+
+        if why.is_stuck:
+            sighting.again_at = now + self.settings.spool.rescan
+            hint = "we may not move it: check who owns it and its folder, lsattr, and mounts"
+            self._complain("inbox.unclaimed", name, reason=why.reason, hint=hint)
+        elif why.reason is not None:
+            hint = "it is tried again by itself"
+            self._complain("inbox.unclaimed", name, reason=why.reason, hint=hint)
+
+        return sighting.again_at
 
     def _ripe_at(self, sightings: list[_Sighting], now: float) -> float:
         """Return when a file and its sidecar will have settled; one look is never enough."""
@@ -228,31 +259,19 @@ class Inbox:
 
         return math.nextafter(now, math.inf) if since == now >= settled_at else settled_at
 
-    def _has_odd_sidecar(self, name: str, files: Mapping[str, os.stat_result]) -> bool:
-        """Tell whether a link, a folder or the like has the name of a sidecar; it is not followed.
-
-        Without what it says, its file would be asked something else.
-        """
-        sidecar = name + SIDECAR_SUFFIX
-        is_odd = sidecar not in files and os.path.lexists(self.spool.inbox / sidecar)
-
-        if is_odd:
-            self._complain("inbox.unreadable", sidecar, hint="make it a file, or remove it")
-
-        return is_odd
-
-    def _note_sidecar(
-        self, name: str, sighting: _Sighting, now: float, files: Mapping[str, os.stat_result]
-    ) -> None:
+    def _note_sidecar(self, name: str, seen: Mapping[str, _Sighting], now: float) -> None:
         """Remember that *name* is no prompt file; say so when the file it is for does not come."""
-        sighting.is_sidecar = True
-        owner = name.removesuffix(SIDECAR_SUFFIX)
+        seen[name].is_sidecar = True
 
-        if owner not in files and now - sighting.since > LONE_SIDECAR_S:
-            wanted = shown(os.fsencode(owner))
-            self._complain(
-                "inbox.lone_sidecar", name, hint=f"drop {wanted} beside it, or remove it"
-            )
+        if name.removesuffix(SIDECAR_SUFFIX) not in seen and (
+            now - seen[name].since > LONE_SIDECAR_S
+        ):
+            self._complain_of_lone(name)
+
+    def _complain_of_lone(self, name: str) -> None:
+        wanted = shown(os.fsencode(name.removesuffix(SIDECAR_SUFFIX)))
+        hint = f"drop {wanted} beside it, or remove it"
+        self._complain("inbox.lone_sidecar", name, hint=hint)
 
     def _sighting(self, name: str, status: os.stat_result, now: float) -> _Sighting:
         looks_like = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -265,11 +284,21 @@ class Inbox:
 
     def _is_whole(self, name: str, sighting: _Sighting, now: float) -> bool:
         """Tell whether nobody writes to a file that has settled; say so when somebody does."""
-        writer = writer_of(self.spool.inbox / name)
-        sighting.is_open = writer is Writer.SOMEBODY
-        sighting.is_unreadable = writer is Writer.UNREADABLE
+        above, _, base = name.rpartition("/")
 
-        if sighting.is_unreadable:
+        try:
+            with opened_folder(self.spool.inbox, above) as place:
+                writer = writer_of(base, place=place)
+        except OSError as error:
+            if error.errno not in CHANGED:
+                raise
+
+            writer = Writer.GONE
+
+        sighting.is_open = writer is Writer.SOMEBODY
+        sighting.is_stuck = writer is Writer.UNREADABLE
+
+        if sighting.is_stuck:
             self._complain(
                 "inbox.unreadable", name, hint="chmod or chown it so that we may read it"
             )
@@ -284,50 +313,63 @@ class Inbox:
         return writer is Writer.NONE
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield every file that may be a job, as its path below the inbox, in order of name."""
+        """Yield every file that may be a job, as its path below the inbox, in order of name.
+
+        The names of what is something else are kept in `_odd`.
+        """
         device = self.spool.inbox.stat().st_dev
         folders = [""]
 
         while folders:
             folder = folders.pop()
 
-            try:
-                with os.scandir(self.spool.inbox / folder) as entries:
-                    listed = sorted(entries, key=lambda entry: entry.name)
-            except OSError:
-                if not folder:
-                    raise  # nothing can have been claimed yet
+            for entry_name, status in self._listed(folder):
+                name = f"{folder}/{entry_name}" if folder else entry_name
+                is_file, is_folder = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
 
-                self._complain("inbox.unreadable", folder, hint="chmod or chown the folder")
+                if is_file and not is_ignored(entry_name):
+                    yield name, status
 
-                continue
+                if is_file:
+                    continue
 
-            for entry in listed:
-                name = f"{folder}/{entry.name}" if folder else entry.name
+                self._odd.add(name)
 
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue  # gone since it was listed
-
-                if stat.S_ISDIR(status.st_mode) and _is_folder_to_read(entry.name):
+                if not is_folder:
+                    hint = "only files are taken; links are not followed"
+                    self._complain("inbox.left_alone", name, hint=hint)
+                elif _is_folder_to_read(entry_name):
                     if status.st_dev == device:
                         folders.append(name)
                     else:
-                        self._complain(
-                            "inbox.mounted", name, hint="files cannot be moved out of it"
-                        )
-                elif stat.S_ISREG(status.st_mode) and not is_ignored(entry.name):
-                    yield name, status
-                elif not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                    hint = "only files are taken; links are not followed"
-                    self._complain("inbox.left_alone", name, hint=hint)
+                        hint = "files cannot be moved out of it"
+                        self._complain("inbox.mounted", name, hint=hint)
 
-    def _complain(self, event: str, name: str, *, hint: str) -> None:
-        """Warn of a name once."""
-        if name not in self._complained:
-            self._complained.add(name)
-            _log.warning(event, file=shown(os.fsencode(name)), hint=hint)
+    def _listed(self, folder: str) -> list[tuple[str, os.stat_result]]:
+        """Return what is in a folder of the inbox, in order of name; what is gone is left out."""
+        found = []
+
+        try:
+            with opened_folder(self.spool.inbox, folder) as place, os.scandir(place) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    with suppress(FileNotFoundError):
+                        found.append((entry.name, entry.stat(follow_symlinks=False)))
+        except OSError as error:
+            if not folder or error.errno in SHORT_OF:
+                raise  # nothing can have been claimed yet
+
+            self._complain("inbox.unreadable", folder, hint="chmod or chown the folder")
+
+        return found
+
+    def _complain(self, event: str, name: str, *, hint: str, reason: str | None = None) -> None:
+        """Warn of a name once, and again when there is something else to say of it."""
+        told = (event, hint, reason or "")
+
+        if self._told.get(name) != told:
+            self._told[name] = told
+            why = {} if reason is None else {"reason": reason}
+            _log.warning(event, file=shown(os.fsencode(name)), **why, hint=hint)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
