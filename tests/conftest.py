@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,27 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     Compressed bytes hold the time, and the processes that share the tests must agree on names.
     """
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what the crash suite has tried, if any of it was run.
+
+    Its tests count their points in a property of theirs, which comes with the last report of each.
+    """
+    counts: Counter[str] = Counter()
+    seconds = 0.0
+
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        points = dict(getattr(report, "user_properties", ())).get("crash_points")
+
+        if points is not None:
+            seconds += report.duration
+            counts.update(points if report.when == "teardown" else {})
+
+    if counts:
+        losses, duplicates = counts.pop("losses", 0), counts.pop("duplicates", 0)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        terminalreporter.write_line(
+            f"crash suite: {counts.total()} points ({kinds}), {losses} losses, "
+            f"{duplicates} duplicates, {seconds:.0f} s"
+        )

@@ -83,6 +83,22 @@ async def test_a_wait_ends_by_itself() -> None:
     assert abs(clock.now() - time.time()) < 1
 
 
+@pytest.mark.parametrize("step_s", [-86_400.0, -1.0, 3_600.0, 30 * 86_400.0])
+async def test_setting_the_machines_clock_changes_nothing(step_s: float) -> None:
+    """Time that is set forwards or backwards while running makes no difference to the daemon."""
+    machine = {"wall": 1_800_000_000.0, "boot": 500.0}
+    clock = SystemClock(wall=lambda: machine["wall"], passed=lambda: machine["boot"])
+    machine["wall"] += step_s
+
+    assert clock.now() == 1_800_000_000.0
+
+    machine["wall"] += 60.0
+    machine["boot"] += 60.0
+
+    assert clock.now() == 1_800_000_060.0
+    assert SystemClock(wall=lambda: machine["wall"], passed=lambda: 7.0).now() == machine["wall"]
+
+
 async def test_a_scaled_clock_runs_faster_from_now_on() -> None:
     """Virtual time starts at the real time and passes as many times as fast as asked."""
     clock = ScaledClock(100_000.0)

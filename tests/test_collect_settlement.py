@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptspool.collect import Tally, compile_answers, settle, summarise, user_lines
+from promptspool.collect import Stop, Tally, compile_answers, settle, summarise, user_lines
 from promptspool.collect.row_answers import RowAnswer, RowError
 from promptspool.errors import Bug
 from promptspool.model import Batch, BatchId, Job, JobId, RemoteStatus
@@ -80,6 +80,7 @@ class Desk:
     folder: Path
     batches: list[Batch] = field(default_factory=list)
     response_schema: dict[str, Any] | None = None
+    stop_requests: int = 1_000
 
     def plan(self, count: int, faults: tuple[int, ...] = ()) -> Batch:
         """Plan *count* rows in one batch, but for those that are *faults*."""
@@ -135,6 +136,7 @@ class Desk:
             batch=batch,
             max_attempts=max_attempts,
             request_backoff_s=30.0,
+            stop=Stop(share=0.9, requests=self.stop_requests),
             now=now,
             response_schema=self.response_schema,
         )
@@ -267,6 +269,58 @@ def test_the_last_attempt_is_the_last(desk: Desk) -> None:
         "code": "missing",
         "message": "the provider ended the batch without a word on this request",
     }
+
+
+def test_one_error_that_hits_most_again_ends_the_asking(desk: Desk) -> None:
+    """What failed in one way for most of a batch, twice, is final; what failed otherwise is not."""
+    desk.stop_requests = 8
+    batch = desk.plan(10)
+    lines = [*(bad(row, 500, "down") for row in range(9)), bad(9, 503, "busy")]
+    desk.answer(batch, *lines, kind="error")
+    result = desk.settled(batch, attempt=1)
+
+    assert (result.stopped, result.failed) == ("down", 9)
+    assert [desk.rows(successor.id) for successor in result.successors] == [[9]]
+
+
+@pytest.mark.parametrize(
+    ("down", "attempt", "stop_requests"),
+    [(10, 0, 8), (8, 1, 8), (10, 1, 11)],
+    ids=["once is no proof", "too small a share", "too few to matter"],
+)
+def test_what_may_yet_succeed_is_asked_again(
+    desk: Desk, down: int, attempt: int, stop_requests: int
+) -> None:
+    """Failures that are new, not of one kind or few are asked again while attempts are left."""
+    desk.stop_requests = stop_requests
+    batch = desk.plan(10)
+    lines = [bad(row, 500, "down" if row < down else "busy") for row in range(10)]
+    desk.answer(batch, *lines, kind="error")
+    result = desk.settled(batch, attempt=attempt)
+
+    assert (result.stopped, result.failed, result.left) == (None, 0, 10)
+
+
+def test_answers_that_fit_no_schema_are_not_bought_by_the_thousand(desk: Desk) -> None:
+    """A schema that most answers miss is not paid for a second time."""
+    desk.stop_requests = 8
+    desk.response_schema = {"type": "object"}
+    batch = desk.plan(10)
+    desk.answer(batch, *(told(row, "no object") for row in range(10)))
+    result = desk.settled(batch)
+
+    assert (result.stopped, result.failed, result.left) == ("schema_mismatch", 10, 0)
+
+
+def test_what_never_ran_is_no_part_of_the_share(desk: Desk) -> None:
+    """Of a batch cut short, the share that failed is of what was asked; the rest goes on."""
+    desk.stop_requests = 4
+    batch = desk.plan(10)
+    lines = [*(bad(row, 500, "down") for row in range(5)), *(unrun(row) for row in range(5, 10))]
+    desk.answer(batch, *lines, kind="error")
+    result = desk.settled(batch, attempt=1, remote_status=RemoteStatus.EXPIRED)
+
+    assert (result.stopped, result.failed, result.left) == ("down", 5, 5)
 
 
 def test_missing_answers_get_a_second_look(desk: Desk) -> None:
@@ -604,6 +658,7 @@ def test_the_summary_adds_up(desk: Desk) -> None:
     assert found["files"] == {
         "results": "may.jsonl.results.jsonl",
         "errors": "may.jsonl.errors.jsonl",
+        "unreadable": None,
     }
     assert [one["faults"] for one in found["batches"]] == [
         [{"code": "invalid_request", "message": "no", "line": 2, "source_line": 5}],

@@ -11,7 +11,7 @@ import pytest
 from promptspool.simulator import BatchFault, Call, Fault, SimulatorSettings
 from promptspool.simulator.failures import Failure
 from promptspool.simulator.wire import BatchError
-from world import simulated
+from world import overheard, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -423,6 +423,36 @@ async def test_noise_in_answers_is_ignored(tmp_path: Path) -> None:
         assert [creation.requests for creation in world.simulator.ledger.creations] == [8, 1]
 
 
+async def test_what_cannot_be_read_is_kept_for_people(tmp_path: Path) -> None:
+    """A line that is no answer was perhaps paid for: it is delivered as it came, once."""
+    torn = [b'{"custom_id": "half', b"<html>"]
+
+    async with simulated(tmp_path) as world:
+        world.simulator.faults.add_batch(BatchFault(lines=torn))
+        await answered(world, questions(6))
+
+        unreadable = world.spool.outbox / "f.jsonl.unreadable.txt"
+        assert unreadable.read_bytes() == b"\n".join(torn) + b"\n"
+        assert world.summary("f.jsonl")["files"]["unreadable"] == unreadable.name
+        assert len(world.simulator.ledger.creations) == 1
+
+
+async def test_a_batch_that_stands_still_is_told(tmp_path: Path) -> None:
+    """A batch that makes no progress for hours is a warning, each time as many hours again."""
+    often = {"polling": {"stalled": "30m", "cap": "10m"}, "retry": {"max_age": "110m"}}
+
+    async with simulated(tmp_path, overrides=often) as world:
+        world.simulator.faults.add_batch(BatchFault(stuck_in="finalizing"))
+        world.drop("f.jsonl", questions(3))
+
+        with overheard() as lines:
+            assert await world.drain()
+
+        stalls = [line for line in lines if line["event"] == "batch.stalled"]
+        assert [line["remote_status"] for line in stalls] == ["finalizing"] * 3
+        world.assert_conserved("f.jsonl", ids(3))
+
+
 async def test_errors_in_the_output_file_are_errors(tmp_path: Path) -> None:
     """A failure is told by what its line says, not by the file it came in."""
     failure = Failure(status=400, kind="invalid_request_error", code="odd", message="no")
@@ -539,6 +569,27 @@ async def test_the_same_content_can_be_skipped(tmp_path: Path) -> None:
         note = json.loads((world.spool.rejected / "g.jsonl.rejected.json").read_text())
         assert "f.jsonl" in note["reason"]
         assert len(world.simulator.ledger.creations) == 1
+
+
+async def test_equal_files_dropped_together_are_paid_for_once(tmp_path: Path) -> None:
+    """With `on_same_content = "skip"` that holds for files that are planned at one moment, too."""
+    skip = {
+        "profiles": {"default": {"on_same_content": "skip"}},
+        "lanes": {"disk": 8},
+    }
+
+    async with simulated(tmp_path, overrides=skip) as world:
+        names = [f"f{number}.jsonl" for number in range(8)]
+
+        for name in names:
+            world.drop(name, questions(2))
+
+        assert await world.drain()
+
+        delivered = [name for name in names if world.results(name)]
+        assert len(delivered) == 1
+        assert len(world.simulator.ledger.creations) == 1
+        assert len(list(world.spool.rejected.glob("*.rejected.json"))) == 7
 
 
 async def test_many_files_are_in_flight_at_once(tmp_path: Path) -> None:

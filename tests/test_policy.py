@@ -23,6 +23,7 @@ from promptspool.model import (
     ProviderStatus,
     RemoteBatch,
     RemoteStatus,
+    Work,
 )
 from promptspool.outcomes import (
     AllClosed,
@@ -50,6 +51,7 @@ from promptspool.outcomes import (
     Unusable,
     Uploaded,
     Vanished,
+    Woken,
 )
 from promptspool.policy import Backoff, Rules, decide, decide_provider
 from promptspool.policy.backoff import MAX_CRASHES
@@ -67,6 +69,7 @@ RULES = Rules(
     polling=Backoff(first_s=10.0, factor=2.0, cap_s=120.0),
     retry=Backoff(first_s=1.0, factor=2.0, cap_s=300.0),
     lookup_grace_s={"openai": GRACE_S},
+    stalled_s=3600.0,
 )
 UNTIMED = Failed(reason="no answer", trouble=Trouble.ROW)
 
@@ -174,6 +177,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Created, remote=remotes, found=st.booleans()),
     st.just(Unclear(reason="reset")),
     st.just(Restarted()),
+    st.just(Woken()),
     st.just(NotListed()),
     st.just(NeverCreated()),
     st.builds(Polled, remote=remotes),
@@ -475,6 +479,22 @@ def test_a_terminal_status_ends_a_batch_with_or_without_files(status: RemoteStat
     assert (after.output_file, after.error_file) == (None, None)
 
 
+def test_a_batch_without_progress_is_counted_by_the_hours() -> None:
+    """Each stretch without a new status or count is counted; any progress starts anew."""
+    created = batch_of(status=BatchStatus.CREATED)
+    batch = decided(created, Polled(remote=remote_of(RemoteStatus.IN_PROGRESS, completed=1)))
+
+    for hours, completed, stalls in ((0.9, 1, 0), (2.5, 1, 2), (3.0, 2, 0), (3.9, 2, 0), (4, 2, 1)):
+        remote = remote_of(RemoteStatus.IN_PROGRESS, completed=completed)
+        batch = decided(batch, Polled(remote=remote), NOW + hours * 3600)
+
+        assert batch.stalls == stalls
+
+    ended = decided(batch, Polled(remote=remote_of(RemoteStatus.FINALIZING)), NOW + 9 * 3600)
+
+    assert ended.stalls == 0
+
+
 def test_polls_back_off_and_start_again_when_something_changed() -> None:
     """Polls of an unchanged batch slow down to the cap; a change or a near end speeds them up."""
     batch = batch_of(status=BatchStatus.CREATED, remote_status=RemoteStatus.VALIDATING)
@@ -669,6 +689,78 @@ def test_calls_under_way_when_a_pause_began_do_not_lengthen_the_backoff() -> Non
         state = decide_provider(state, f"b{number}", failed(Trouble.THROTTLED), NOW, RULES)
 
     assert state.pauses == 1
+
+
+def test_a_pause_of_submissions_stops_no_collecting() -> None:
+    """A rate limit met by a create pauses creations; only a create that is answered ends that."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    paused = decide_provider(
+        fresh, "a", failed(Trouble.THROTTLED, 3600.0), NOW, RULES, Work.CREATIONS
+    )
+
+    assert (paused.paused_work, paused.paused_until) == (Work.CREATIONS, NOW + 3600)
+
+    polled = Polled(remote=remote_of(RemoteStatus.IN_PROGRESS))
+    created = Created(remote=remote_of(RemoteStatus.VALIDATING), found=False)
+    later = NOW + 3600
+
+    assert decide_provider(paused, "b", polled, later, RULES) is paused
+    assert decide_provider(paused, "c", created, NOW, RULES, Work.CREATIONS) is paused
+    assert decide_provider(paused, "c", created, later, RULES, Work.CREATIONS) == fresh
+
+
+def test_what_hits_more_than_submissions_pauses_everything() -> None:
+    """A key that polls are refused with too pauses all, for as long as that answer says."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    creations = decide_provider(
+        fresh, "a", failed(Trouble.THROTTLED, 3600.0), NOW, RULES, Work.CREATIONS
+    )
+    everything = decide_provider(creations, "b", failed(Trouble.BLOCKED), NOW, RULES)
+
+    assert everything.paused_work is Work.ALL
+    assert everything.paused_until is not None
+    assert everything.paused_until < NOW + 600
+
+    under_way = decide_provider(
+        everything, "c", failed(Trouble.THROTTLED, 3600.0), NOW, RULES, Work.CREATIONS
+    )
+
+    assert under_way is everything
+
+
+def test_an_outage_during_a_pause_of_creations_is_noticed() -> None:
+    """While creations wait, three polls that fail pause everything, and one that works forgets."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    state = decide_provider(fresh, "a", failed(Trouble.BLOCKED), NOW, RULES, Work.CREATIONS)
+
+    for row in ("b", "c"):
+        state = decide_provider(state, row, failed(Trouble.OUTAGE), NOW, RULES)
+
+    polled = Polled(remote=remote_of(RemoteStatus.IN_PROGRESS))
+
+    assert state.paused_work is Work.CREATIONS
+    assert decide_provider(state, "d", polled, NOW, RULES).struck == ""
+    assert decide_provider(state, "d", failed(Trouble.OUTAGE), NOW, RULES).paused_work is Work.ALL
+
+
+def test_a_pause_is_kept_for_as_long_as_was_asked() -> None:
+    """An answer to a call that was under way when the pause began does not end it."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    paused = decide_provider(fresh, "a", failed(Trouble.THROTTLED, 60.0), NOW, RULES)
+
+    assert decide_provider(paused, "b", Downloaded(remote=None), NOW + 1, RULES) is paused
+    assert decide_provider(paused, "b", Downloaded(remote=None), NOW + 60, RULES) == fresh
+
+
+def test_a_row_that_waits_too_long_is_woken() -> None:
+    """A deadline that only a clock set back explains is now, and nothing else changes."""
+    batch = batch_of(status=BatchStatus.CREATED, due_at=NOW + 1e9, remote_id="b")
+    job = job_of(status=JobStatus.SETTLED, due_at=NOW + 1e9)
+
+    for row in (batch, job):
+        after = decide(row, Woken(), NOW, RULES)
+
+        assert after == replace(row, due_at=NOW, version=row.version + 1)
 
 
 def test_an_outage_pauses_only_after_several_items_met_it() -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "daemon" / "promptspool"
 README = (ROOT / "README.md").read_text("utf-8")
+TESTS = (ROOT / "tests" / "README.md").read_text("utf-8")
 # Neither of them logs: one is the provider, the other reads what the daemon logs.
 OTHERS = {"simulator", "demo"}
 EVENT = re.compile(r"[a-z]+\.[a-z]+(_[a-z]+)*")
@@ -62,20 +63,39 @@ def test_events() -> None:
     assert sorted(named) == sorted(set(logged_events()))
 
 
-def test_guarantees() -> None:
-    """Every guarantee is proved by tests that exist."""
-    defined = {
+def defined_tests() -> set[str]:
+    """Return the name of every function of the tests."""
+    return {
         node.name
         for path in (ROOT / "tests").rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
+
+def test_guarantees() -> None:
+    """Every guarantee is proved by tests that exist."""
+    defined = defined_tests()
+
     for _, proof in table("Guarantees"):
         tests = re.findall(r"`(test_\w+)`", proof)
 
         assert tests
         assert set(tests) <= defined
+
+
+def test_faults() -> None:
+    """Every known fault, and every point of what to do about them, has tests or a reason."""
+    rows = [line.split("|")[1:3] for line in TESTS.splitlines() if line.startswith("| ")]
+    named = {first.split()[0]: proof for first, proof in rows}
+    faults = [named[f"F{number}"] for number in range(1, 30)]
+    points = [named[f"{number}"] for number in range(1, 41)]
+
+    assert all(re.search(r"`test_f\d\d_\w+`", proof) for proof in faults)
+    assert all(proof.strip() for proof in points)
+    assert set(re.findall(r"`(test_\w+)`", TESTS)) <= defined_tests()
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", TESTS)) <= files
 
 
 def test_length() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from promptspool.model import BatchId, JobId
 from promptspool.spool import (
     LONGEST_SUFFIX,
     MAX_NAME_BYTES,
+    PROBE,
     Spool,
     finish_folder,
     is_published,
@@ -221,6 +223,25 @@ def test_folders_are_made_once_and_again(tmp_path: Path) -> None:
         make_folders(tmp_path / "file" / "c", below=tmp_path)
 
 
+def test_what_goes_away_is_not_made_again(tmp_path: Path) -> None:
+    """Of a spool that is not there no part is made: it would be hidden when the spool is back."""
+    outbox = tmp_path / "spool" / "outbox"
+    outbox.parent.mkdir()  # an empty mount point, say
+
+    with pytest.raises(FileNotFoundError):
+        make_folders(outbox / "reviews", below=outbox)
+
+    make_folders(outbox, below=outbox)
+
+    assert list(outbox.parent.iterdir()) == []
+
+
+def test_what_cannot_be_seen_is_not_taken_for_removed(tmp_path: Path) -> None:
+    """A folder is gone only if the one it was in is there."""
+    with pytest.raises(FileNotFoundError):
+        remove_folder(tmp_path / "working" / "job")
+
+
 def test_removing_a_folder_twice_is_removing_it_once(tmp_path: Path) -> None:
     """A working folder goes with all that is in it, also when it is gone already."""
     folder = tmp_path / "job"
@@ -331,7 +352,7 @@ def test_a_folder_that_takes_no_files_is_told_at_the_start(spool: Spool) -> None
     with pytest.raises(SpoolError, match="done: files cannot be moved here"), spool.opened():
         pass
 
-    assert not (spool.working / ".probe").exists()
+    assert not (spool.working / PROBE).exists()
 
 
 def test_other_file_systems_are_told_apart(spool: Spool) -> None:
@@ -353,10 +374,91 @@ def test_other_file_systems_are_told_apart(spool: Spool) -> None:
         with pytest.raises(SpoolError, match="not on one file system"), spool.opened():
             pass
 
-        assert not (spool.working / ".probe").exists()
+        assert not (spool.working / PROBE).exists()
         assert list(other.iterdir()) == []
     finally:
         other.rmdir()
+
+
+@pytest.mark.parametrize("folder", ["inbox", "outbox", "done", "rejected"])
+@pytest.mark.parametrize("call", ["link", "rename"])
+def test_every_folder_is_probed(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str, folder: str
+) -> None:
+    """A folder that is another mount (EXDEV), be it for links or for moves, is refused by name."""
+    real = getattr(os, call)
+
+    def crossing(source: Path, target: Path, **named: object) -> None:
+        if spool.root / folder in Path(target).parents:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+
+        real(source, target, **named)
+
+    monkeypatch.setattr(os, call, crossing)
+
+    with pytest.raises(SpoolError, match=f"/{folder} and .*/working are not on one file system"):
+        spool.opened().__enter__()
+
+    assert not list(spool.root.rglob(PROBE))
+
+
+def test_a_file_system_without_links_is_no_reason_to_refuse(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no links at all (FAT), a spool can be opened."""
+
+    def linked(*_: object, **_named: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", linked)
+
+    with spool.opened():
+        assert not list(spool.root.rglob(PROBE))
+
+
+def test_a_file_of_a_probe_that_was_cut_off_is_swept(spool: Spool) -> None:
+    """A start that died in its probe is no trouble for the next one."""
+    for folder in (spool.working, spool.outbox):
+        (folder / PROBE).touch()
+
+    with spool.opened():
+        assert not list(spool.root.rglob(PROBE))
+
+
+@pytest.mark.parametrize("name", ["state/lock", ".promptspool"])
+def test_what_the_disk_refuses_at_a_start_is_one_line(spool: Spool, name: str) -> None:
+    """A spool that cannot be held, or has no readable id, is refused with the file's name."""
+    (spool.root / name).mkdir()
+
+    with pytest.raises(SpoolError, match=f"/{name}: the spool cannot be used: "), spool.opened():
+        pass
+
+
+def test_a_spool_is_known_again(spool: Spool, tmp_path: Path) -> None:
+    """A spool that went away is missed, is the same when it comes back, and another is refused."""
+    away = tmp_path / "away"
+
+    with spool.opened():
+        spool.check()
+        spool.root.rename(away)
+
+        with pytest.raises(FileNotFoundError):
+            spool.check()
+
+        spool.root.mkdir()
+
+        with pytest.raises(FileNotFoundError):
+            spool.check()
+
+        spool.root.rmdir()
+        Spool(spool.root).make()
+
+        with pytest.raises(SpoolError, match="is not the spool that was opened there"):
+            spool.check()
+
+        spool.root.rename(tmp_path / "other")
+        away.rename(spool.root)
+        spool.check()
 
 
 def test_a_probe_leaves_nothing_behind(spool: Spool) -> None:

@@ -10,6 +10,7 @@ import aiosqlite
 import anyio
 import pytest
 
+import promptspool.store
 from promptspool.errors import Bug, SpoolError, StaleWrite, StoreError
 from promptspool.model import (
     Batch,
@@ -21,6 +22,7 @@ from promptspool.model import (
     ProviderState,
     ProviderStatus,
     RemoteStatus,
+    Work,
 )
 from promptspool.store import SCHEMA, Change, Store, opened
 
@@ -86,6 +88,8 @@ BATCH = Batch(
     created_at=NOW - 1.5,
     ended_at=NOW + 1,
     polls=4,
+    progressed_at=NOW - 0.25,
+    stalls=3,
     missed=5,
     missed_at=NOW - 0.5,
     total=100,
@@ -108,6 +112,7 @@ STATE = ProviderState(
     pauses=4,
     paused_until=NOW + 60,
     paused_at=NOW - 60,
+    paused_work=Work.CREATIONS,
     why="HTTP 401",
 )
 
@@ -608,3 +613,67 @@ async def test_a_locked_database_is_an_environment_error(tmp_path: Path) -> None
         await add(store, JOB)
 
         assert await store.job(JOB.id) == JOB
+
+
+async def test_a_database_that_is_held_at_the_start_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new database that another program has locked is refused as what it is, not as damaged."""
+    monkeypatch.setattr(promptspool.store, "BUSY_MS", 20)
+    path = tmp_path / "promptspool.db"
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(SpoolError, match="locked by another program") as caught:
+            async with opened(path):
+                pass
+
+    assert "move" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["'plxnned'", "CAST(x'ff' AS TEXT)"], ids=["word", "bytes"])
+async def test_what_nobody_can_have_written_is_damage(tmp_path: Path, word: str) -> None:
+    """A row that cannot be what was written is told as damage, at the start and while running.
+
+    From then on nothing that the database says is used, though most of it may be well.
+    """
+    path = tmp_path / "promptspool.db"
+
+    async with opened(path) as store:
+        await add(store, JOB)
+
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA ignore_check_constraints = ON")
+            other.execute(f"UPDATE jobs SET status = {word}")  # noqa: S608 - our own
+
+        for _ in range(2):
+            with pytest.raises(SpoolError, match=r"is damaged .*move state/promptspool\.db away"):
+                await store.live_jobs()
+
+        with pytest.raises(SpoolError, match="is damaged"):
+            await store.note("clean_stop", "1")
+
+    with pytest.raises(SpoolError, match=r"is damaged .*move state/promptspool\.db away"):
+        async with opened(path):
+            pass
+
+
+async def test_a_large_database_is_not_read_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start does not wait for a look at every row of a large database."""
+    path = tmp_path / "promptspool.db"
+
+    async with opened(path) as store:
+        await add(store, JOB)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA ignore_check_constraints = ON")
+        other.execute("UPDATE jobs SET status = 'plxnned'")
+
+    monkeypatch.setattr(promptspool.store, "CHECKED_BYTES", path.stat().st_size - 1)
+
+    async with opened(path) as store:
+        assert await store.meta("clean_stop") is None

@@ -7,11 +7,12 @@ deadline, so a day passes in about a second and no test sleeps.
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import structlog
 
 from promptspool.app import Daemon
 from promptspool.settings import Settings
@@ -19,8 +20,10 @@ from promptspool.simulator import Simulator, SimulatorSettings, running
 from promptspool.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
+
+    from structlog.typing import EventDict
 
     from promptspool.clock import Bell
 
@@ -196,6 +199,34 @@ class World:
         created = self.simulator.ledger.batches_by_metadata("promptspool_batch")
 
         assert {batch: ids for batch, ids in created.items() if len(ids) > 1} == {}
+
+
+@contextmanager
+def overheard(
+    **then: Callable[[], object],
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield what is logged inside; each event named in *then*, with `_` for `.`, calls something.
+
+    So a test acts at a moment of the run without waiting for it.
+    """
+    lines: list[dict[str, Any]] = []
+
+    def hear(_logger: object, level: str, line: EventDict) -> EventDict:
+        lines.append({**line, "level": level})
+        act = then.get(line["event"].replace(".", "_"))
+
+        if act is not None:
+            act()
+
+        raise structlog.DropEvent
+
+    before = structlog.get_config()["processors"]
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, hear])
+
+    try:
+        yield lines
+    finally:
+        structlog.configure(processors=before)
 
 
 @asynccontextmanager

@@ -1,14 +1,17 @@
 """The daemon put together: parts from a configuration, one task group, signals.
 
 The first SIGTERM or SIGINT lets running stages finish for `spool.stop_grace`, the second ends them
-where they are; either way the next start goes on. `Daemon.run` raises `SpoolError` (environment)
-before anything is done; out of `run`, it comes in an exception group.
+where they are; a thread that does not let the process end is ended with it. Whatever happens, the
+next start goes on. `Daemon.run` raises `SpoolError` (environment) for a spool or a database that
+cannot be used, most often before anything is done, and `StoreError` (environment) for a database
+that refuses at the start.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +24,7 @@ from promptspool.claims import Claims
 from promptspool.clock import Bell, SystemClock
 from promptspool.context import Account, Context
 from promptspool.dispatcher import Dispatcher
+from promptspool.errors import SpoolError, StoreError
 from promptspool.inbox import Inbox
 from promptspool.policy import Backoff, Rules
 from promptspool.provider import connect
@@ -30,9 +34,13 @@ from promptspool.store import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from promptspool.clock import Clock
     from promptspool.settings import Settings
+
+CUT_OFF_S = 3.0
+"""How long after the grace a process that was told to stop is ended where it is."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -46,6 +54,7 @@ def rules_of(settings: Settings) -> Rules:
         lookup_grace_s={
             name: provider.lookup_grace for name, provider in settings.providers.items()
         },
+        stalled_s=polling.stalled,
     )
 
 
@@ -64,10 +73,15 @@ class Daemon:
     async def run(self) -> bool:
         """Run until `stop`, or until drained; True if no job was left unfinished.
 
-        Raises `SpoolError` if the spool or its database cannot be used.
+        Raises `SpoolError` if the spool or its database cannot be used, and `StoreError` if the
+        database cannot be written at the start.
         """
-        spool = Spool(self.settings.spool.path)
+        try:
+            return await self._run(Spool(self.settings.spool.path))
+        except (SpoolError, OSError, ExceptionGroup) as error:
+            raise _told(error, self.settings.spool.path) from error
 
+    async def _run(self, spool: Spool) -> bool:
         async with AsyncExitStack() as stack:
             spool_id = stack.enter_context(spool.opened())
             store = await stack.enter_async_context(opened(spool.database))
@@ -126,17 +140,44 @@ class Daemon:
             self.dispatcher.stop()
 
 
+def _told(error: Exception, path: Path) -> Exception:
+    """Return what is to be said of what the disk or the database did; anything else as it is.
+
+    Several tasks may meet the same at once; what one of them says is enough.
+    """
+    match error:
+        case ExceptionGroup():
+            told = [_told(one, path) for one in error.exceptions]
+
+            is_known = all(isinstance(one, SpoolError | StoreError) for one in told)
+
+            return told[0] if is_known else error
+        case OSError():
+            return SpoolError(f"{error.filename or path}: {error.strerror or error}")
+        case _:
+            return error
+
+
 async def run(settings: Settings, *, is_draining: bool) -> bool:
-    """Run the daemon in the foreground until it is told to stop, or drained, as `Daemon.run`."""
+    """Run the daemon in the foreground until it is told to stop, or drained, as `Daemon.run`.
+
+    A process that cannot stop, since a thread of it does not end, exits from here: with 0, or with
+    1 where a drain was not done.
+    """
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
     daemon = Daemon(settings=settings, is_draining=is_draining, on_ready=_tell_systemd)
+    last_resort = threading.Timer(settings.spool.stop_grace + CUT_OFF_S, _cut_off, [daemon])
+    last_resort.daemon = True
     _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))
     is_done = False
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_obey, daemon, tasks.cancel_scope)
-        is_done = await daemon.run()
-        tasks.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_obey, daemon, tasks.cancel_scope, last_resort)
+            is_done = await daemon.run()
+            tasks.cancel_scope.cancel()
+    finally:
+        last_resort.cancel()
 
     _log.info("daemon.stopped")
 
@@ -147,7 +188,7 @@ def _tell_systemd() -> None:
     systemd.notify("READY=1", os.environ)
 
 
-async def _obey(daemon: Daemon, scope: anyio.CancelScope) -> None:
+async def _obey(daemon: Daemon, scope: anyio.CancelScope, last_resort: threading.Timer) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         is_stopping = False
 
@@ -158,5 +199,18 @@ async def _obey(daemon: Daemon, scope: anyio.CancelScope) -> None:
                 return
 
             is_stopping = True
+            last_resort.start()
             systemd.notify("STOPPING=1", os.environ)
             daemon.stop()
+
+
+def _cut_off(daemon: Daemon) -> None:
+    """End the process where it is, which every stage may be, and its workers with it.
+
+    What blocks in a thread cannot be cancelled: a template that loops, a disk that does not answer.
+    """
+    dispatcher = daemon.dispatcher
+    _log.warning(
+        "daemon.cut_off", in_progress=0 if dispatcher is None else len(dispatcher.in_progress)
+    )
+    os._exit(1 if daemon.is_draining else 0)

@@ -14,7 +14,7 @@ import structlog
 
 from promptspool.errors import SpoolError
 from promptspool.model import BatchStatus, ProviderState, ProviderStatus
-from promptspool.outcomes import Booted, Restarted, Vanished
+from promptspool.outcomes import Booted, Restarted, Vanished, Woken
 from promptspool.policy import decide
 from promptspool.store import Change
 
@@ -30,6 +30,9 @@ CLEAN_STOP = "clean_stop"
 
 SPOOL_ID = "spool_id"
 """The note that says which spool the database goes with."""
+
+LONGEST_WAIT_S = 2 * 86_400.0
+"""Twice what a provider may make us wait (`provider.problems`), and more than any backoff."""
 
 SWEEPS_AFTER_A_CRASH = 2
 """A list may lag behind a create that was cut off, so it is read again after the grace."""
@@ -49,6 +52,7 @@ async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderSta
     await store.note(CLEAN_STOP, "0")
     await _forget_vanished(context, rules, now)
     await _adopt(context, inbox, now)
+    await _wake(context, rules, now)
     interrupted = await store.interrupted()
     doubted = [(batch, decide(batch, Restarted(), now, rules)) for batch in interrupted]
     await store.write(Change(updated=doubted, at=now))
@@ -105,6 +109,15 @@ async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
 
     for job in adopted:
         _log.info("job.adopted", job=job.id, file=job.shown)
+
+
+async def _wake(context: Context, rules: Rules, now: float) -> None:
+    """Make due what waits for a time that is further away than it was: the clock was set back."""
+    last_at = await context.store.last_at()
+    is_set_back = last_at is not None and last_at > now
+    rows = await context.store.due_after(now if is_set_back else now + LONGEST_WAIT_S)
+    woken = [(row, decide(row, Woken(), now, rules)) for row in rows]
+    await context.store.write(Change(updated=woken, at=now))
 
 
 async def _boot_provider(

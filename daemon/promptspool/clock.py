@@ -7,9 +7,12 @@ Nothing here touches a disk or a socket, and nothing here raises.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Bell:
@@ -44,31 +47,53 @@ class Clock(Protocol):
     """What the daemon knows of time."""
 
     def now(self) -> float:
-        """Return Unix seconds; may jump when the machine's clock is set."""
+        """Return Unix seconds; they may jump from one run to the next, never within one."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, from an arbitrary start."""
+        """Return seconds that never go back and stand still while the machine is suspended."""
         ...
 
     async def wait(self, bell: Bell, timeout_s: float) -> None:
         """Return when the bell is rung or `timeout_s` seconds have passed."""
         ...
+
+
+def since_boot() -> float:
+    """Return the seconds since the machine was booted, suspended or not (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's own clock, as it was set when this was made.
+
+    Setting the machine's clock afterwards changes nothing here: deadlines neither come at once nor
+    move a year away. The next run begins with the time that is right by then.
+    """
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], float] = time.time,
+        passed: Callable[[], float] = since_boot,
+    ) -> None:
+        """Ask *wall* what time it is, once; from now on *passed* tells how it goes on."""
+        self._passed = passed
+        self._epoch = wall() - passed()
 
     def now(self) -> float:
-        """Return Unix seconds."""
-        return time.time()
+        """Return Unix seconds, those that the machine was suspended for too."""
+        return self._epoch + self._passed()
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary start."""
+        """Return seconds since an arbitrary start, but for those of a suspended machine.
+
+        A file that was being copied meanwhile has not been left alone for so long.
+        """
         return time.monotonic()
 
     async def wait(self, bell: Bell, timeout_s: float) -> None:
-        """Return when the bell is rung or `timeout_s` seconds have passed."""
+        """Return when the bell is rung or `timeout_s` seconds have passed on `monotonic`."""
         with anyio.move_on_after(timeout_s):
             await bell.wait()
 
@@ -78,10 +103,10 @@ class ScaledClock(SystemClock):
 
     def __init__(self, speed: float) -> None:
         """Start it at the real time; `speed` is virtual seconds per real second."""
+        super().__init__()
         self._speed = speed
-        self._started_at = time.time()
-        self._started = time.monotonic()
+        self._started_at = super().now()
 
     def now(self) -> float:
         """Return virtual Unix seconds."""
-        return self._started_at + (time.monotonic() - self._started) * self._speed
+        return self._started_at + (super().now() - self._started_at) * self._speed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,16 @@ from promptspool.errors import ProviderError
 
 if TYPE_CHECKING:
     from promptspool.clock import Clock
-    from promptspool.model import RemoteBatch
+    from promptspool.model import JobId, RemoteBatch
     from promptspool.provider import Provider
     from promptspool.provider.base import RemoteFile
     from promptspool.settings import ProviderSettings, Settings
     from promptspool.spool import Spool
     from promptspool.store import Store
+
+
+MAX_CONTENTS = 10_000
+"""So many contents are remembered: more than can be under way at one moment."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,8 +30,14 @@ class Account:
     settings: ProviderSettings
     batches: dict[str, RemoteBatch] = field(default_factory=dict)
     """Our batches that were met in the list, by our batch id."""
-    uploads: dict[str, RemoteFile] = field(default_factory=dict)
-    """Our uploads that were met in the list, by file name."""
+    uploads: dict[str, list[RemoteFile]] = field(default_factory=dict)
+    """Our uploads that were met in the list, by file name; a name may be there twice."""
+    listed_at: float = -math.inf
+    """When `uploads` was read."""
+    doubted: set[JobId] = field(default_factory=set)
+    """Jobs of which an upload may be at the provider that no row knows of."""
+    orphans: set[str] = field(default_factory=set)
+    """Ids of old uploads of ours whose jobs are no more; to be deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,15 @@ class Context:
     accounts: dict[str, Account]
     taken: set[bytes]
     """Stems that live jobs have reserved."""
+    contents: dict[str, JobId] = field(default_factory=dict)
+    """By SHA-256, which job of this process came first with that content."""
+
+    def first_with(self, sha256: str, job: JobId) -> JobId:
+        """Return the job of this process that first asked for a content, *job* if there is none."""
+        if len(self.contents) >= MAX_CONTENTS:
+            del self.contents[next(iter(self.contents))]
+
+        return self.contents.setdefault(sha256, job)
 
     def account(self, name: str, base_url: str | None = None) -> Account:
         """Return the account called *name*, which must still have the address *base_url*.

@@ -29,7 +29,16 @@ from promptspool.boot import CLEAN_STOP, boot
 from promptspool.clock import Bell
 from promptspool.enquiry import failure
 from promptspool.errors import Bug, ProviderError, SpoolError, StoreError
-from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
+from promptspool.model import (
+    WORK,
+    Batch,
+    BatchStatus,
+    Job,
+    JobStatus,
+    ProviderState,
+    ProviderStatus,
+    Work,
+)
 from promptspool.outcomes import AllClosed, Failed, Planned, Settled, Trouble
 from promptspool.policy import decide, decide_provider
 from promptspool.stages import EVERY, STAGES, Lane, Stage
@@ -54,6 +63,9 @@ LONGEST_SLEEP_S = 3600.0
 
 TIDIES_IN_A_DRAIN = 3
 """So often a drain tries to delete the remote files of a delivered job."""
+
+INBOX_RETRY_S = 10.0
+"""How long to wait before an inbox that cannot be read is looked at again."""
 
 STORE_RETRY_S = 5.0
 """How long to wait before what the database refused is tried again."""
@@ -82,7 +94,9 @@ class Dispatcher:
     is_stopping: bool = False
     is_ready: bool = False
     _running: Counter[tuple[Lane, str | None]] = field(default_factory=Counter)
+    _submitting: Counter[tuple[str | None, Work | None]] = field(default_factory=Counter)
     _providers: dict[str, ProviderState] = field(default_factory=dict)
+    _inbox_trouble: str | None = None
     _untried: set[str] = field(default_factory=set)
     """Providers whose recall has not been tried since the start."""
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
@@ -127,6 +141,7 @@ class Dispatcher:
             self._tell_ready()
 
             if self.is_draining and await self._is_drained(since=now):
+                self.inbox.tell_left()
                 break
 
             await self._sleep(since=now)
@@ -155,7 +170,7 @@ class Dispatcher:
         self, tasks: TaskGroup, status: Status, stage: Stage, provider: str | None
     ) -> None:
         lane = (stage.lane, None if stage.lane is Lane.DISK else provider)
-        free = self._room(stage, provider)
+        free = self._room(status, stage, provider)
 
         if free <= 0:
             return
@@ -174,9 +189,10 @@ class Dispatcher:
             group = rows[start : start + stage.group]
             self.in_progress.update(row.id for row in group)
             self._running[lane] += 1
+            self._submitting[provider, WORK.get(status)] += 1
             tasks.start_soon(self._work, stage, group, lane)
 
-    def _room(self, stage: Stage, provider: str | None) -> int:
+    def _room(self, status: Status, stage: Stage, provider: str | None) -> int:
         """Return how many runs of *stage* may start now; the disk is one, whoever the provider."""
         if stage.lane is Lane.DISK:
             return self.lanes[Lane.DISK] - self._running[Lane.DISK, None]
@@ -187,15 +203,21 @@ class Dispatcher:
         if state is None:
             return room
 
-        if self._is_paused(state) or (
-            stage.needs_recall and state.status is ProviderStatus.RECALLING
-        ):
+        if stage.needs_recall and state.status is ProviderStatus.RECALLING:
             return 0
 
-        if state.pauses > 0:
+        work = WORK.get(status)
+
+        if state.pauses == 0 or state.paused_work not in (Work.ALL, work):
+            return room
+
+        if self._is_paused(state):
+            return 0
+
+        if state.paused_work is Work.ALL:
             return min(room, 1) - sum(self._running[lane, provider] for lane in Lane)
 
-        return room
+        return min(room, 1) - self._submitting[provider, work]
 
     def _is_paused(self, state: ProviderState) -> bool:
         return state.paused_until is not None and state.paused_until > self.context.clock.now()
@@ -205,7 +227,12 @@ class Dispatcher:
         if row.id in self.in_progress or row.id in self.held:
             return False
 
-        return not isinstance(row, ProviderState) or not self._is_paused(self._providers[row.id])
+        if not isinstance(row, ProviderState):
+            return True
+
+        state = self._providers[row.id]
+
+        return state.paused_work is not Work.ALL or not self._is_paused(state)
 
     async def _sleep(self, *, since: float) -> None:
         """Wait for the earliest deadline after *since*, or a ring.
@@ -269,9 +296,11 @@ class Dispatcher:
         try:
             jobs = await anyio.to_thread.run_sync(self.inbox.look)
         except OSError as error:
-            self.inbox.next_look_at = self.context.clock.monotonic() + 10.0
-            _log.warning("inbox.unreadable", reason=str(error))
+            self.inbox.next_look_at = self.context.clock.monotonic() + INBOX_RETRY_S
             jobs = []
+            self._tell_inbox(str(error))
+        else:
+            self._tell_inbox(None)
 
         if jobs:
             await self._write(Change(added=jobs, at=self.context.clock.now()))
@@ -282,6 +311,15 @@ class Dispatcher:
 
         self.in_progress.discard(INBOX)
         self.bell.ring()
+
+    def _tell_inbox(self, reason: str | None) -> None:
+        """Say that the inbox cannot be read, once for each reason, and that it can again."""
+        before, self._inbox_trouble = self._inbox_trouble, reason
+
+        if reason is not None and reason != before:
+            _log.warning("inbox.unreadable", reason=reason)
+        elif reason is None and before is not None:
+            _log.info("inbox.readable")
 
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
         """Run one stage and apply what came of it."""
@@ -296,6 +334,7 @@ class Dispatcher:
         finally:
             self.in_progress.difference_update(row.id for row in rows)
             self._running[lane] -= 1
+            self._submitting[lane[1], WORK.get(rows[0].status)] -= 1
             self.bell.ring()
 
     async def _outcomes(self, stage: Stage, rows: Sequence[Row]) -> Sequence[Outcome | None]:
@@ -397,7 +436,8 @@ class Dispatcher:
             state = judged.get(name, self._providers.get(name))
 
             if state is not None:
-                judged[name] = decide_provider(state, row.id, outcome, now, self.rules)
+                work = WORK.get(row.status, Work.ALL)
+                judged[name] = decide_provider(state, row.id, outcome, now, self.rules, work)
 
         return [
             (self._providers[name], replace(after, version=self._providers[name].version + 1))

@@ -5,6 +5,7 @@ An unclear answer is looked up here, never guessed. Raises `ProviderError` (envi
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,18 +21,21 @@ from promptspool.errors import (
 )
 from promptspool.model import RemoteStatus
 from promptspool.outcomes import Created, Failed, Missed, Polled, Trouble
-from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY
+from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, RemoteFile
 from promptspool.provider.listing import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from promptspool.context import Account, Context
-    from promptspool.model import Batch, RemoteBatch
+    from promptspool.model import Batch, BatchId, Job, RemoteBatch
     from promptspool.outcomes import Outcome
 
 PAGES_FOR_A_LOST_BATCH = 20
 """How much of the list is read for a batch that the provider does not know by its id."""
+
+ORPHAN_AGE_S = 86_400.0
+"""An upload of a job that is no more is deleted when it is so old."""
 
 OTHER_ACCOUNT = "other_account"
 """The code of an answer that looks as if it came from an account that is not ours."""
@@ -49,15 +53,106 @@ def ours(context: Context, batches: Sequence[RemoteBatch]) -> dict[str, RemoteBa
 
 
 async def recall_uploads(context: Context, account: Account) -> None:
-    """Note which of our uploads are at the provider."""
+    """Note which of our uploads are at the provider, and which of them belong to no job."""
+    now = context.clock.now()
     files = await account.provider.files()
-    prefix = upload_prefix(context)
-    account.uploads = {file.name: file for file in files if file.name.startswith(prefix)}
+    live = {job.id for job in await context.store.live_jobs()}
+    account.uploads = {}
+    account.listed_at = now
+
+    for file in files:
+        job = _job_of(context, file)
+
+        if job is None:
+            continue
+
+        account.uploads.setdefault(file.name, []).append(file)
+
+        if job not in live and (file.created_at or now) < now - ORPHAN_AGE_S:
+            account.orphans.add(file.id)
 
 
-def upload_prefix(context: Context) -> str:
-    """Return how the names of all our uploads begin."""
-    return f"promptspool-{context.spool_id}-"
+def upload_name(context: Context, batch: Batch) -> str:
+    """Return the name under which the request file of *batch* is uploaded."""
+    # An upload that went missing may still be listed: the next has another name.
+    again = f"-{batch.reuploads}" if batch.reuploads else ""
+
+    return f"promptspool-{context.spool_id}-{batch.id}-{batch.sha256[:12]}{again}.jsonl"
+
+
+def _job_of(context: Context, file: RemoteFile) -> str | None:
+    """Return the job that an upload was made for, None for a file that is not of this spool."""
+    prefix = f"promptspool-{context.spool_id}-"
+
+    return (
+        file.name.removeprefix(prefix).partition(".")[0] if file.name.startswith(prefix) else None
+    )
+
+
+def oldest_upload(context: Context, account: Account, jobs: Sequence[Job]) -> float:
+    """Return when the first listed upload of *jobs* was made, by the provider's clock.
+
+    No batch of theirs can be older. Infinite if there is no such upload.
+    """
+    live = {job.id for job in jobs}
+    files = (file for files in account.uploads.values() for file in files)
+
+    return min(
+        (file.created_at or 0.0 for file in files if _job_of(context, file) in live),
+        default=math.inf,
+    )
+
+
+async def strays(
+    context: Context, account: Account, job: Job, batches: Sequence[Batch]
+) -> set[str]:
+    """Return the uploads that no row knows: of *job*, and of jobs that are long gone.
+
+    An upload whose answer was lost, and that the list did not show yet, was made a second time.
+    """
+    known = {batch.input_file for batch in batches}
+    ends = (batch.uploaded_at or batch.ended_at or job.claimed_at for batch in batches)
+    shown_at = max(ends) + account.settings.lookup_grace
+    is_doubted = job.id in account.doubted or any(batch.reuploads for batch in batches)
+
+    if not is_doubted:
+        return set(account.orphans)
+
+    if account.listed_at < shown_at:
+        await recall_uploads(context, account)
+
+    files = (file for files in account.uploads.values() for file in files)
+
+    return account.orphans | {
+        file.id for file in files if _job_of(context, file) == job.id and file.id not in known
+    }
+
+
+async def inputs(account: Account, batches: Sequence[Batch]) -> dict[BatchId, RemoteFile | None]:
+    """Return what the provider knows of each batch's input file; None where it knows none."""
+    found: dict[BatchId, RemoteFile | None] = {}
+
+    if not account.provider.dialect.uploads:  # its requests were sent with the create
+        return {batch.id: RemoteFile(id="", name="") for batch in batches}
+
+    for batch in batches:
+        try:
+            found[batch.id] = await account.provider.file(batch.input_file or "")
+        except NotFound:
+            found[batch.id] = None
+
+    return found
+
+
+def stranger(account: Account, batch: Batch) -> ProviderError:
+    """Return the error of an account that does not know what *batch* is made of."""
+    what = batch.remote_id or f"what {batch.id} was to be made of"
+    message = (
+        f"{account.settings.base_url} knows neither {what} nor its input file; is the key of "
+        f"another project, or base_url another server?"
+    )
+
+    return ProviderError(message, code=OTHER_ACCOUNT)
 
 
 def found(batch: Batch, remote: RemoteBatch) -> Outcome:
@@ -121,7 +216,7 @@ async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
     """Tell a batch that is gone from an account that is not ours.
 
     A wrong key or address answers 404 for everything. The account is believed to be the right one
-    only if it lists a batch of this spool that is no younger, or knows the batch's input file.
+    only if it knows the batch's input file; other batches of this spool may be in both.
     """
     now = context.clock.now()
     created_at = batch.created_at or 0.0
@@ -132,19 +227,10 @@ async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
         if other.id == batch.remote_id and is_it(batch, other):
             return Polled(remote=other)
 
-    siblings = ours(context, read.batches).values()
+    known = (await inputs(account, [batch]))[batch.id]
 
-    if any(other.created_at is not None and other.created_at <= created_at for other in siblings):
-        return Missed()
-
-    try:
-        await account.provider.file(batch.input_file or "")
-    except NotFound as error:
-        message = (
-            f"{account.settings.base_url} knows neither {batch.remote_id} nor its input file; is "
-            f"the key of another project, or base_url another server?"
-        )
-        raise ProviderError(message, code=OTHER_ACCOUNT) from error
+    if known is None and now < batch.give_up_at:  # nothing is bought again after that
+        raise stranger(account, batch)
 
     return Missed()
 

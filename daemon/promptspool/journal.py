@@ -67,6 +67,10 @@ def tell(
 
         if after.status is not before.status:
             _tell_transition(after, outcome, keys)
+        elif (
+            isinstance(before, Batch) and isinstance(after, Batch) and after.stalls > before.stalls
+        ):
+            _tell_stall(after, keys)
         elif isinstance(outcome, Polled) and after.why is not None and after.why != before.why:
             _log.warning("batch.status_unknown", reason=after.why, **keys)
 
@@ -78,6 +82,13 @@ def tell(
             _log.info("job.settled", job=after.id)
         elif isinstance(before, ProviderState) and isinstance(after, ProviderState):
             _tell_provider(before, after)
+
+
+def _tell_stall(batch: Batch, keys: dict[str, str]) -> None:
+    since = datetime.fromtimestamp(batch.progressed_at or 0.0, UTC).isoformat(timespec="seconds")
+    _log.warning("batch.stalled", remote_status=batch.remote_status, completed=batch.completed,
+                 total=batch.total, unchanged_since=since.replace("+00:00", "Z"),
+                 remote_id=batch.remote_id, **keys)  # fmt: skip
 
 
 def _tell_failures(stage: str, moved: Sequence[tuple[Row, Row, Outcome]]) -> None:
@@ -92,7 +103,8 @@ def _tell_failures(stage: str, moved: Sequence[tuple[Row, Row, Outcome]]) -> Non
     for (reason, is_abandoned), rows in failed.items():
         before, outcome = rows[0]
         count = before.failures + 1
-        is_loud = outcome.trouble is Trouble.BUG or count & (count - 1) == 0
+        is_told = outcome.trouble in (Trouble.THROTTLED, Trouble.BLOCKED)  # by provider.paused
+        is_loud = outcome.trouble is Trouble.BUG or (count & (count - 1) == 0 and not is_told)
         level = "error" if is_abandoned else "warning" if is_loud else "debug"
         event = "stage.abandoned" if is_abandoned else "stage.retried"
         keys = names([row for row, _ in rows])
@@ -179,6 +191,9 @@ def _tell_closed(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:
         _log.warning("batch.failed", remote_status=batch.remote_status,
                      errors=list(outcome.complaints), **keys)  # fmt: skip
 
+    if outcome.stopped is not None:
+        _log.warning("batch.stopped", code=outcome.stopped, failed=outcome.failed, **keys)
+
     _log.info("batch.closed", answered=outcome.answered, failed=outcome.failed,
               successors=[successor.id for successor in outcome.successors], **keys)  # fmt: skip
 
@@ -191,8 +206,11 @@ def _tell_provider(before: ProviderState, after: ProviderState) -> None:
         _log.warning(
             "provider.paused",
             provider=after.id,
+            work=after.paused_work,
             reason=after.why,
             paused_until=until.isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
     elif before.pauses and not after.pauses:
-        _log.info("provider.resumed", provider=after.id, pauses=before.pauses)
+        _log.info(
+            "provider.resumed", provider=after.id, work=before.paused_work, pauses=before.pauses
+        )

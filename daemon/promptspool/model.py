@@ -70,6 +70,14 @@ class ProviderStatus(Enum):
     """Whatever earlier processes created is known."""
 
 
+class Work(StrEnum):
+    """What of a provider's work a pause is for."""
+
+    ALL = "all"
+    UPLOADS = "uploads"
+    CREATIONS = "creations"
+
+
 class RemoteStatus(StrEnum):
     """A batch's status in the provider's words (OpenAI Batch guide, "Check the status")."""
 
@@ -210,6 +218,10 @@ class Batch:
     ended_at: float | None = None
     polls: int = 0
     """Polls since its remote status last changed; feeds the backoff."""
+    progressed_at: float | None = None
+    """When its remote status or its counts last changed, by our clock; None before a poll."""
+    stalls: int = 0
+    """For how many times `polling.stalled` nothing of it has changed since."""
     missed: int = 0
     """Consecutive polls that the provider answered with 404."""
     missed_at: float | None = None
@@ -245,11 +257,23 @@ class ProviderState:
     paused_until: float | None = None
     paused_at: float | None = None
     """When the first of these pauses began."""
+    paused_work: Work = Work.ALL
+    """What is paused."""
     why: str | None = None
 
 
 Row = Job | Batch | ProviderState
 Status = JobStatus | BatchStatus | ProviderStatus
+
+WORK: dict[Status, Work] = {
+    BatchStatus.PLANNED: Work.UPLOADS,
+    BatchStatus.UPLOADED: Work.CREATIONS,
+    BatchStatus.CREATING: Work.CREATIONS,
+}
+"""What is done on batches that are being submitted.
+
+A rate limit or a quota met there is no reason to stop collecting answers.
+"""
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     JobStatus.CLAIMED: frozenset({JobStatus.PLANNED, JobStatus.UNUSABLE, JobStatus.DONE}),

@@ -98,6 +98,11 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """Its deadline is later than any wait of ours: this machine's clock was set back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotListed:
     """The list was read far enough and does not show the batch, yet."""
 
@@ -157,6 +162,8 @@ class Settled:
     failed: int
     complaints: tuple[dict[str, object], ...] = ()
     """What the provider said against the batch as a whole, with the lines of the dropped file."""
+    stopped: str | None = None
+    """The error that hit so many requests that they were not asked again; None if none did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +221,7 @@ Outcome = (
     | Created
     | Unclear
     | Restarted
+    | Woken
     | NotListed
     | NeverCreated
     | Polled

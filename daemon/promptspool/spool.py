@@ -8,14 +8,16 @@ where the disk itself refuses (environment).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import filecmp
 import os
 import secrets
 import shutil
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+import stat
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from promptspool.model import BatchId, JobId
 
 _Own = TypeVar("_Own")
+
+_AT_FDCWD = -100  # fcntl.h: seen from the working directory
+_RENAME_NOREPLACE = 1  # linux/fs.h
 
 MAX_NAME_BYTES = 255
 """Of one path component (ext4, xfs, btrfs: NAME_MAX)."""
@@ -44,6 +49,9 @@ SIDECAR = "sidecar.toml"
 
 SIDECAR_SUFFIX = ".toml"
 """What the name of a sidecar has after that of its file."""
+
+PROBE = ".promptspool-probe"
+"""A file that is moved through the spool at a start."""
 
 RETIRED = ("", SIDECAR_SUFFIX, ".rejected.json")
 """What follows a dropped file's name in `done/` and `rejected/`: nothing, a sidecar, the reason."""
@@ -107,9 +115,22 @@ def sidecar_of(path: Path) -> Path:
 
 
 def make_folders(path: Path, *, below: Path) -> None:
-    """Make *path* and what is missing between it and *below*, which exists; durable, repeatable."""
-    for folder in (*reversed(path.relative_to(below).parents), path.relative_to(below)):
+    """Make what is missing between *below* and *path*, and *path*; durable, repeatable.
+
+    Never *below* itself: where it is missing the spool has gone away, and what were made in its
+    place would be hidden when it comes back. Raises `NotADirectoryError` for a link on the way.
+    """
+    between = path.relative_to(below)
+
+    for folder in (*reversed(between.parents), between):
         made = below / folder
+
+        if made == below:
+            continue
+
+        if made.is_symlink():
+            reason = "it is a link, which leads out of the spool; put a folder there"
+            raise NotADirectoryError(errno.ENOTDIR, reason, str(made))
 
         if not made.is_dir():
             made.mkdir(exist_ok=True)
@@ -139,12 +160,56 @@ def _publish_folder(source: Path, target: Path) -> None:
     if is_published(source, target):
         return
 
-    if os.path.lexists(target):  # an empty folder would be replaced
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-
-    source.rename(target)
+    rename_new(source, target)
     sync_folder(target.parent)
     sync_folder(source.parent)
+
+
+def rename_new(source: Path, target: Path | str, *, place: int = _AT_FDCWD) -> None:
+    """Rename *source* to what is not there yet, not even as an empty folder or a broken link.
+
+    *target* is seen from the open folder *place*, if one is given. Raises `FileExistsError`. Where
+    kernel or file system cannot rename so (NFS, FUSE), a file has both names for a moment, and a
+    folder could replace an empty one that is made in that moment.
+    """
+    folder = None if place == _AT_FDCWD else place
+
+    try:
+        _renameat2(source, target, place)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+
+        if stat.S_ISDIR(source.lstat().st_mode):
+            _refuse_to_replace(target, folder)
+            os.rename(source, target, dst_dir_fd=folder)
+        else:
+            os.link(source, target, dst_dir_fd=folder, follow_symlinks=False)
+            source.unlink()
+
+
+def _refuse_to_replace(target: Path | str, folder: int | None) -> None:
+    with suppress(FileNotFoundError):
+        os.stat(target, dir_fd=folder, follow_symlinks=False)
+
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+
+def _renameat2(source: Path, target: Path | str, place: int) -> None:
+    """Rename as the kernel does it, which Python has no call for (renameat2(2); musl may not)."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    rename.argtypes = (
+        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+    )  # fmt: skip
+
+    if rename(_AT_FDCWD, os.fsencode(source), place, os.fsencode(target), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
 
 
 def finish_folder(part: Path, folder: Path) -> None:
@@ -207,13 +272,15 @@ def unpublish(source: Path, target: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a working folder with all that is in it: at once by name, then file by file.
 
-    Repeatable; what a crash leaves is a hidden folder, for `sweep_removed`.
+    Repeatable; what a crash leaves is a hidden folder, for `sweep_removed`. Raises
+    `FileNotFoundError` if the folder it is in is not there: then nobody knows whether it is gone.
     """
     gone = path.with_name(f".{path.name}.removed")
 
     with suppress(FileNotFoundError):
         path.rename(gone)
-        sync_folder(path.parent)
+
+    sync_folder(path.parent)
 
     if gone.exists():
         shutil.rmtree(gone)
@@ -238,6 +305,7 @@ class Spool:
         self.rejected = root / "rejected"
         self.state = root / "state"
         self._id_file = root / ".promptspool"
+        self._held: os.stat_result | None = None
 
     @property
     def database(self) -> Path:
@@ -262,7 +330,7 @@ class Spool:
 
             self.state.mkdir(mode=0o750, exist_ok=True)
         except OSError as error:
-            message = f"{self.root}: the spool cannot be made here: {error.strerror}"
+            message = f"{self.root}: the spool cannot be made here: {_why(error)}"
             raise SpoolError(message) from error
 
     def identity(self) -> str:
@@ -284,33 +352,57 @@ class Spool:
         """Hold the spool for this process alone and yield its id.
 
         The lock goes with the process, however it ends. Raises `SpoolError` if another daemon holds
-        it, or if files cannot be renamed between its folders.
+        it, if files cannot be moved between its folders, or if the disk refuses.
         """
         self.make()
 
-        with (self.state / "lock").open("ab") as lock:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = stack.enter_context((self.state / "lock").open("ab"))
+                self._hold(lock)
+                self._probe()
+                identity = self.identity()
+                self._held = self.working.stat()
             except OSError as error:
-                message = f"{self.root}: another promptspool runs on this spool; stop it first"
+                message = f"{error.filename or self.root}: the spool cannot be used: {_why(error)}"
                 raise SpoolError(message) from error
 
-            self._probe()
-            yield self.identity()
+            yield identity
+
+    def _hold(self, lock: IO[bytes]) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{self.root}: another promptspool runs on this spool; stop it first"
+            raise SpoolError(message) from error
+
+    def check(self) -> None:
+        """Hold that the spool is still where it was when it was opened.
+
+        Raises `OSError` if nothing is there, or an empty mount point: wait until it is back. Raises
+        `SpoolError` if another spool is there, since the lock of the old one is worth nothing then.
+        """
+        status = self.working.stat()
+
+        if self._held is not None and not os.path.samestat(status, self._held):
+            message = f"{self.root} is not the spool that was opened there; start promptspool again"
+            raise SpoolError(message)
 
     def _probe(self) -> None:
-        """Rename a file through every folder: a bind mount shares st_dev and still refuses."""
-        probe = self.working / ".probe"
+        """Link and rename a file through every folder: a bind mount shares st_dev and refuses both.
+
+        A file system may have no links at all, but not some that end at a folder of the spool.
+        """
+        probe = self.working / PROBE
 
         for folder in (self.inbox, self.outbox, self.done, self.rejected):
-            probe.touch()
-
             try:
-                moved = probe.rename(folder / ".probe")
-                moved.unlink()
+                _pass_through(probe, folder / PROBE)
             except OSError as error:
-                probe.unlink(missing_ok=True)
                 raise SpoolError(_probe_message(folder, self.working, error)) from error
+            finally:
+                with suppress(OSError):
+                    probe.unlink()
 
     def reserve(self, name: bytes, taken: set[bytes]) -> bytes:
         """Return a stem for *name* that is free in `outbox/`, `done/` and `rejected/`.
@@ -332,7 +424,7 @@ class Spool:
             number += 1
 
     def _passable(self, folder: bytes) -> bytes:
-        """Return *folder* with another name for each part that is a file in one of the trees."""
+        """Return *folder* with another name for each part that is no folder in one of the trees."""
         path = b""
 
         for part in filter(None, folder.split(b"/")):
@@ -341,7 +433,7 @@ class Spool:
             number = 1
 
             while any(
-                (tree / os.fsdecode(path)).exists() and not (tree / os.fsdecode(path)).is_dir()
+                _is_in_the_way(tree / os.fsdecode(path))
                 for tree in (self.outbox, self.done, self.rejected)
             ):
                 number += 1
@@ -366,6 +458,32 @@ class Spool:
         ]
 
 
+def _is_in_the_way(path: Path) -> bool:
+    """Tell whether a folder cannot be made or used there; a link would lead out of the spool."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def _pass_through(probe: Path, there: Path) -> None:
+    """Give a new file another name *there*, then move it there, and remove it."""
+    probe.touch()
+    there.unlink(missing_ok=True)  # of a probe that was cut off
+
+    try:
+        there.hardlink_to(probe)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+    else:
+        there.unlink()  # or the rename would do nothing
+
+    probe.rename(there)
+    there.unlink()
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
 def _probe_message(folder: Path, working: Path, error: OSError) -> str:
     if error.errno == errno.EXDEV:
         return (
@@ -373,4 +491,4 @@ def _probe_message(folder: Path, working: Path, error: OSError) -> str:
             f"moved between them; keep all of the spool but state/ in one place"
         )
 
-    return f"{folder}: files cannot be moved here from {working}: {error.strerror}"
+    return f"{folder}: files cannot be moved here from {working}: {_why(error)}"

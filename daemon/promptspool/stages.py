@@ -17,6 +17,7 @@ outcome, and `policy.decide` says what that means. It raises `ProviderError` and
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -73,12 +74,13 @@ from promptspool.provider.listing import sweep
 from promptspool.spool import remove_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from promptspool.context import Account, Context
     from promptspool.model import RemoteBatch, Status
     from promptspool.outcomes import Outcome
+    from promptspool.provider.base import RemoteFile
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
@@ -88,6 +90,8 @@ ASKED_A_SWEEP = 50
 
 TRIES_FOR_A_FILE = 12
 """A file that the provider says it does not have is asked for so often before that is believed."""
+
+HOUR_S = 3600.0
 
 TRIES_TO_TIDY = 12
 """Remote files that cannot be deleted are left to the provider's own retention after that."""
@@ -133,7 +137,11 @@ async def plan(context: Context, job: Job) -> Outcome:
 
 async def _check_content(context: Context, job: Job, folder: Path, sha256: str) -> None:
     """Say when the same content was dropped before, or refuse it where the profile says so."""
+    first = context.first_with(sha256, job.id)
     earlier = await context.store.job_with_content(sha256, other_than=job.id)
+
+    if earlier is None and first != job.id:  # it is being planned at this moment
+        earlier = await context.store.job(first)
 
     if earlier is None:
         return
@@ -166,13 +174,17 @@ async def recall(context: Context, state: ProviderState) -> Outcome:
     if not jobs:
         return Recalled(found=0)
 
-    read = await sweep(
-        account.provider, back_to=min(job.claimed_at for job in jobs), now=context.clock.now()
-    )
-    account.batches.update(enquiry.ours(context, read.batches))
-
     if account.provider.dialect.uploads:
         await enquiry.recall_uploads(context, account)
+
+    read = await sweep(
+        account.provider,
+        back_to=min(job.claimed_at for job in jobs),
+        floor=enquiry.oldest_upload(context, account, jobs),
+        now=context.clock.now(),
+    )
+    account.batches.update(enquiry.ours(context, read.batches))
+    account.doubted.update(job.id for job in jobs if state.sweeps > 1)  # an unclean stop
 
     return Recalled(found=len(account.batches))
 
@@ -194,17 +206,15 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     if batch.input_file is not None or not account.provider.dialect.uploads:
         return Uploaded(file=batch.input_file)
 
-    # An upload that went missing may still be listed: the next has another name.
-    again = f"-{batch.reuploads}" if batch.reuploads else ""
-    name = f"{enquiry.upload_prefix(context)}{batch.id}-{batch.sha256[:12]}{again}.jsonl"
+    name = enquiry.upload_name(context, batch)
 
     if batch.failures > 0:  # the answer to the last try may have been lost
+        account.doubted.add(batch.job)
         await enquiry.recall_uploads(context, account)
 
-    there = account.uploads.get(name)
-
-    if there is not None and there.size_bytes in (batch.size_bytes, None):
-        return Uploaded(file=there.id)
+    for there in account.uploads.get(name, ()):
+        if there.size_bytes in (batch.size_bytes, None):
+            return Uploaded(file=there.id)
 
     return await _sent(context, account, batch, name)
 
@@ -225,8 +235,22 @@ async def _sent(context: Context, account: Account, batch: Batch, name: str) -> 
 
 
 async def intend(context: Context, batch: Batch) -> Outcome:
-    """Do nothing: the intent to create is recorded by the transition itself."""
-    del context, batch
+    """Do nothing: the intent to create is recorded by the transition itself.
+
+    Raises `Throttled` before the provider would: it counts creations by the hour, and an intent is
+    one. Those under way at the same moment may exceed the limit by the width of the lane.
+    """
+    account = context.account(batch.provider, batch.base_url)
+    limit = account.settings.max_creates
+    first = await context.store.nth_last_intent(batch.provider, limit)
+    wait_s = 0.0 if first is None else first + HOUR_S - context.clock.now()
+
+    if wait_s > 0.0:
+        message = (
+            f"{limit} batches were created within the hour, as many as "
+            f"providers.{batch.provider}.max_creates allows"
+        )
+        raise Throttled(message, retry_after_s=min(wait_s, HOUR_S))
 
     return Intended()
 
@@ -275,25 +299,45 @@ def _declined(account: Account, error: Refused) -> Outcome:
 
 
 async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | None]:
-    """Look for batches whose create went unanswered; all of one provider at once."""
-    account = context.account(batches[0].provider)
-    asked = [batch.intended_at for batch in batches if batch.unclear_at is not None]
-    known = dict(account.batches)
+    """Look for batches whose create went unanswered; all of one provider at once.
 
-    if asked:
-        back_to = min(at or 0.0 for at in asked)
-        read = await sweep(account.provider, back_to=back_to, now=context.clock.now())
+    What the list does not show was never created only if it is the list of the right account: of
+    the one that knows the batch's input file.
+    """
+    account = context.account(batches[0].provider)
+    known = dict(account.batches)
+    missing = [batch for batch in batches if batch.id not in known]
+    inputs: dict[BatchId, RemoteFile | None] = {}
+
+    if missing:
+        inputs = await enquiry.inputs(account, missing)
+        read = await sweep(
+            account.provider,
+            back_to=min(batch.intended_at or 0.0 for batch in missing),
+            floor=min(
+                (file.created_at or 0.0 for file in inputs.values() if file), default=math.inf
+            ),
+            now=context.clock.now(),
+        )
         known |= enquiry.ours(context, read.batches)
 
-    return [_looked_up(context, batch, known.get(batch.id)) for batch in batches]
+    return [_looked_up(context, batch, known.get(batch.id), inputs) for batch in batches]
 
 
-def _looked_up(context: Context, batch: Batch, remote: RemoteBatch | None) -> Outcome:
+def _looked_up(
+    context: Context,
+    batch: Batch,
+    remote: RemoteBatch | None,
+    inputs: Mapping[BatchId, RemoteFile | None],
+) -> Outcome:
     try:
-        context.account(batch.provider, batch.base_url)
+        account = context.account(batch.provider, batch.base_url)
 
         if remote is not None:
             return enquiry.found(batch, remote)
+
+        if inputs[batch.id] is None and context.clock.now() < batch.give_up_at:
+            raise enquiry.stranger(account, batch)
     except ProviderError as error:
         return enquiry.failure(error)
     except Bug as error:
@@ -427,13 +471,15 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     assert job is not None  # noqa: S101 - a foreign key holds it
     manifest = await anyio.to_thread.run_sync(planning.read_manifest, folder)
     now = context.clock.now()
+    retry = context.settings.retry
     settled = await anyio.to_thread.run_sync(
         partial(
             collect.settle,
             folder=folder,
             batch=batch,
             max_attempts=manifest.max_attempts,
-            request_backoff_s=context.settings.retry.request_backoff,
+            request_backoff_s=retry.request_backoff,
+            stop=collect.Stop(share=retry.stop_share, requests=retry.stop_requests),
             now=now,
             response_schema=manifest.profile.get("response_schema"),
         )
@@ -454,6 +500,7 @@ async def settle(context: Context, batch: Batch) -> Outcome:
         answered=settled.answered,
         failed=settled.failed,
         complaints=tuple(complaints),
+        stopped=settled.stopped,
     )
 
 
@@ -484,15 +531,18 @@ async def tidy(context: Context, job: Job) -> Outcome:
         account = context.account(job.provider, job.base_url)
 
         if account.settings.cleanup and account.provider.dialect.deletes:
-            await _delete_files(account, batches)
+            strays = await enquiry.strays(context, account, job, batches)
+            await _delete_files(account, batches, strays)
+            account.doubted.discard(job.id)
+            account.orphans.clear()
 
     await anyio.to_thread.run_sync(remove_folder, context.spool.folder(job.id))
 
     return Tidied()
 
 
-async def _delete_files(account: Account, batches: Sequence[Batch]) -> None:
-    files = {
+async def _delete_files(account: Account, batches: Sequence[Batch], strays: set[str]) -> None:
+    files = strays | {
         file
         for batch in batches
         for file in (batch.input_file, batch.output_file, batch.error_file)

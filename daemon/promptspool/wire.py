@@ -42,6 +42,9 @@ ANSWERS = "answers"
 
 NPY, PARQUET = "embeddings.npy", "embeddings.parquet"
 
+UNREADABLE = "unreadable.txt"
+"""The lines of the provider's files that are no JSON, as they came; only if there are any."""
+
 PRODUCTS = (
     "results.jsonl",
     "errors.jsonl",
@@ -49,6 +52,7 @@ PRODUCTS = (
     NPY,
     PARQUET,
     ANSWERS,
+    UNREADABLE,
     "summary.json",
 )
 """All that a job may leave in `outbox/`, after its stem and a dot, in the order of publishing."""
@@ -190,6 +194,8 @@ class SettledBatch(msgspec.Struct, kw_only=True, frozen=True):
     failed: int
     left: int
     successors: list[PlannedBatch]
+    stopped: str | None = None
+    """The error that hit so many requests that they were not asked again; None if none did."""
 
 
 class BatchFault(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

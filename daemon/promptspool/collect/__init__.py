@@ -8,10 +8,12 @@ parts are `verdict` (what one line means) and `remedy` (what to do about a refus
 from promptspool.collect.answers import user_lines
 from promptspool.collect.products import Tally, compile_answers
 from promptspool.collect.report import complaints, summarise
+from promptspool.collect.ruling import Stop
 from promptspool.collect.settlement import settle
 from promptspool.collect.shapes import is_heavy, made, make_products, wanted
 
 __all__ = [
+    "Stop",
     "Tally",
     "compile_answers",
     "complaints",

@@ -19,7 +19,7 @@ from promptspool.errors import Bug
 from promptspool.wire import AnswerLine, PlannedRow, RequestName, row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from promptspool.collect.judge import Judge
@@ -45,6 +45,8 @@ class Noise:
     malformed: int = 0
     foreign: int = 0
     duplicate: int = 0
+    keep: Callable[[bytes], None] | None = None
+    """Told each malformed line that is not too long to hold."""
 
 
 class Answer(NamedTuple):
@@ -134,6 +136,10 @@ def answers(  # noqa: PLR0913 (what is read, and how)
 
             if line is None or answer is None or found is Verdict.MISSING:
                 noise.malformed += 1
+
+                if line is not None and noise.keep is not None:
+                    noise.keep(line)
+
                 continue
 
             place = _place(rows, batch.job, answer.custom_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from promptspool.collect.content import choices_of
-from promptspool.collect.verdict import Verdict, verdict
+from promptspool.collect.verdict import Verdict, code_of, verdict
 from promptspool.errors import Bug
 from promptspool.schema import Checker, Misfit
 from promptspool.wire import RowFault
@@ -84,6 +84,12 @@ class Judge:
             return Judgement(Verdict.RETRY, _fault(MISMATCH, "the answer has no text"))
 
         return _unfit(choices[0], reasons[0])
+
+    def code(self, answer: AnswerLine) -> str:
+        """Return one word for why *answer* does not count."""
+        fault = self.judgement(answer).fault
+
+        return code_of(answer) if fault is None else fault.code
 
 
 def _unfit(choice: Choice, reason: str) -> Judgement:

@@ -35,7 +35,7 @@ from promptspool.errors import Bug
 from promptspool.model import RemoteStatus
 from promptspool.pricing import Tokens
 from promptspool.spool import sync_file, sync_folder
-from promptspool.wire import AnswerLine, ErrorLine
+from promptspool.wire import UNREADABLE, AnswerLine, ErrorLine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,11 +114,32 @@ def compile_answers(  # noqa: PLR0913 (the job, its rules, and who else wants to
     return writing.tally
 
 
+class _Unreadable:
+    """The lines that are no answers, kept for people: an answer in one of them was paid for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        path.unlink(missing_ok=True)
+
+    def add(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = _part(self._path).open("wb", buffering=_WRITE_BYTES)
+
+        self._file.write(line + b"\n")
+
+    def finish(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            _finish(self._path)
+
+
 class _Index:
     """Where each row's line is: its first success, or else its last error."""
 
     def __init__(self, folder: Path, job: JobId, batches: Sequence[Batch], judge: Judge) -> None:
-        self.noise = Noise()
+        self.unreadable = _Unreadable(folder / UNREADABLE)
+        self.noise = Noise(keep=self.unreadable.add)
         self.tokens: dict[str, Tokens] = {}
         self._judge = judge
         self._folder = folder
@@ -136,6 +157,8 @@ class _Index:
                 raise Bug(message)
 
             self._add(number, batch)
+
+        self.unreadable.finish()
 
     def found(self, row: int) -> _Found | None:
         """Return a row's line and where it is from; None if it has none."""

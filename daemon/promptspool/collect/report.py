@@ -8,11 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from promptspool.collect.answers import user_lines
 from promptspool.collect.remedy import faults_of
 from promptspool.collect.shapes import made
 from promptspool.pricing import PRICES_AS_OF, Tokens, cost
-from promptspool.wire import TABLES
+from promptspool.wire import TABLES, UNREADABLE, SettledBatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,6 +68,7 @@ def summarise(  # noqa: PLR0913 (one keyword for each thing it tells of)
         "files": {
             "results": f"{stem}.results.jsonl",
             "errors": f"{stem}.errors.jsonl" if tally.errors else None,
+            "unreadable": f"{stem}.{UNREADABLE}" if (folder / UNREADABLE).exists() else None,
             **{_key(name): f"{stem}.{name}" for name in made(folder)},
         },
         "left_out": tally.left_out,
@@ -130,7 +133,18 @@ def _batch(batch: Batch, folder: Path) -> dict[str, object]:
         "created_at": _iso(batch.created_at),
         "ended_at": _iso(batch.ended_at),
         "faults": complaints(folder=folder, batch=batch),
+        "stopped": _stopped(folder, batch),
     }
+
+
+def _stopped(folder: Path, batch: Batch) -> str | None:
+    """Return the error for which a batch's requests were not asked again, None if they were."""
+    try:
+        settled = (folder / f"{batch.id}.settled.json").read_bytes()
+    except FileNotFoundError:
+        return None
+
+    return msgspec.json.decode(settled, type=SettledBatch).stopped
 
 
 def complaints(*, folder: Path, batch: Batch) -> list[dict[str, object]]:

@@ -6,16 +6,18 @@ Raises nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, assert_never
 
+from promptspool.collect.judge import MISMATCH
 from promptspool.collect.remedy import NO_REASON, Remedy, faults_of, named_lines, remedy
 from promptspool.collect.verdict import Verdict
 from promptspool.model import RemoteStatus
 from promptspool.wire import BatchFault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from promptspool.model import Batch
 
@@ -58,21 +60,46 @@ class Ruling:
     otherwise: BatchFault = _MISSING
 
 
-LOOKS_FOR_A_FILE = 5
-"""A completed batch may show its output file late (`batch-apis`, F7)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """When failed requests are not asked again, whatever attempts are left."""
+
+    share: float
+    """Of the requests that were asked, failed in one way."""
+    requests: int
+    """And so many of them."""
+
+
+def hopeless(
+    batch: Batch, verdicts: bytearray, failures: Mapping[int, str], stop: Stop
+) -> str | None:
+    """Return the one code in which so many requests failed that more of it would come.
+
+    *failures* are the codes of the requests that may be asked again, by place. Once is no proof of
+    it: a provider that is down for an hour fails whole batches, at no price. Answers that do not
+    fit their schema are paid for, so once is enough of them.
+    """
+    counts = Counter(failures.values())
+    code, count = counts.most_common(1)[0] if counts else ("", 0)
+    asked = len(verdicts) - verdicts.count(Verdict.UNRUN)
+    is_most = count >= stop.requests and count >= stop.share * asked
+
+    return code if is_most and (batch.attempt > 0 or code == MISMATCH) else None
+
+
+LOOKS_FOR_AN_ANSWER = 5
+"""A completed batch may show its output file late (`batch-apis`, F7), or send it short."""
 
 
 def doubt(batch: Batch, verdicts: bytearray) -> str | None:
     """Return why the answers deserve a second look, None if they do not or have had it."""
-    is_file_late = batch.completed > 0 and batch.output_file is None
-    looks_worth = LOOKS_FOR_A_FILE if is_file_late else 1
+    missing = verdicts.count(Verdict.MISSING)
+    counted = min(batch.completed + batch.failed, len(verdicts))
+    found = len(verdicts) - missing
+    looks_worth = LOOKS_FOR_AN_ANSWER if counted > found else 1
 
     if batch.looks >= looks_worth or batch.remote_status is RemoteStatus.LOST:
         return None
-
-    missing = verdicts.count(Verdict.MISSING)
-    counted = batch.completed + batch.failed
-    found = len(verdicts) - missing
 
     if missing and batch.remote_status is RemoteStatus.COMPLETED:
         return f"the batch is completed, but {missing} of {len(verdicts)} requests have no answer"
@@ -124,15 +151,16 @@ def refused(batch: Batch, now: float) -> Ruling:
     return ruling
 
 
-def collected(
+def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
     batch: Batch,
     verdicts: bytearray,
     *,
     max_attempts: int,
     request_backoff_s: float,
     now: float,
+    doomed: Collection[int] = (),
 ) -> Ruling:
-    """Rule on a batch that ran, wholly or in part."""
+    """Rule on a batch that ran, wholly or in part; *doomed* places are not asked again."""
     is_over = now >= batch.give_up_at
     is_cut_short = batch.remote_status in (RemoteStatus.EXPIRED, RemoteStatus.CANCELLED)
     may_retry = not is_over and batch.attempt + 1 < max_attempts
@@ -149,12 +177,17 @@ def collected(
         where[Verdict.MISSING] = REFUSED if is_over else SECOND
 
     table = bytes(where[found] for found in Verdict).ljust(256)
+    places = verdicts.translate(table)
+
+    for place in doomed:
+        places[place] = FAILED
+
     is_expired = batch.remote_status is RemoteStatus.EXPIRED
     pause_s = 0.0 if is_expired else _backoff(request_backoff_s, batch.waits)
     retry_s = _backoff(request_backoff_s, batch.attempt)
 
     return Ruling(
-        places=verdicts.translate(table),
+        places=places,
         heirs={
             FIRST: _heir(batch, attempt=batch.attempt + 1, waits=0, halvings=0, delay_s=retry_s),
             SECOND: _heir(batch, waits=batch.waits + 1, delay_s=pause_s),

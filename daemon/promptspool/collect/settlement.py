@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,7 +19,16 @@ import msgspec
 
 from promptspool.collect.answers import ERROR, OUTPUT, Noise, answers, rows_of
 from promptspool.collect.judge import Judge
-from promptspool.collect.ruling import ANSWERED, FAILED, REFUSED, collected, doubt, refused
+from promptspool.collect.ruling import (
+    ANSWERED,
+    FAILED,
+    REFUSED,
+    collected,
+    doubt,
+    hopeless,
+    refused,
+)
+from promptspool.collect.verdict import Verdict
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
 from promptspool.outcomes import Doubtful
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from promptspool.collect.ruling import Heir, Ruling
+    from promptspool.collect.ruling import Heir, Ruling, Stop
     from promptspool.model import Batch
     from promptspool.schema import Schema
 
@@ -40,6 +50,7 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
     batch: Batch,
     max_attempts: int,
     request_backoff_s: float,
+    stop: Stop,
     now: float,
     response_schema: Schema | None = None,
 ) -> SettledBatch | Doubtful:
@@ -57,9 +68,17 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
     verdicts = bytearray(len(rows))
     judge = Judge(response_schema)
 
+    failures: dict[int, str] = {}
+
     for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
         verdicts[answer.place] = answer.verdict
 
+        if answer.verdict is Verdict.RETRY:
+            failures[answer.place] = sys.intern(judge.code(answer.line))
+        else:
+            failures.pop(answer.place, None)
+
+    stopped: str | None = None
     has_answers = any(verdicts)
 
     if batch.remote_status is not None and not batch.remote_status.has_run and not has_answers:
@@ -67,15 +86,17 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
     elif (reason := doubt(batch, verdicts)) is not None:
         return Doubtful(reason=reason)
     else:
+        stopped = hopeless(batch, verdicts, failures, stop)
         ruling = collected(
             batch,
             verdicts,
             max_attempts=max_attempts,
             request_backoff_s=request_backoff_s,
             now=now,
+            doomed=[place for place, code in failures.items() if code == stopped],
         )
 
-    result = _written(folder, batch, rows, ruling)
+    result = msgspec.structs.replace(_written(folder, batch, rows, ruling), stopped=stopped)
     sync_folder(folder)
     write_durably(settled, msgspec.json.encode(result))
 

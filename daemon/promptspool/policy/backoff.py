@@ -51,6 +51,8 @@ class Rules:
     retry: Backoff
     lookup_grace_s: Mapping[str, float]
     """By provider: how long its list may lag behind a create."""
+    stalled_s: float
+    """A batch without progress for so long is worth a line in the log."""
 
     def grace(self, provider: str) -> float:
         """Return how long to wait before a second look; a minute for one that is not configured."""

@@ -24,6 +24,7 @@ from promptspool.outcomes import (
     Unclear,
     Uploaded,
     Vanished,
+    Woken,
 )
 from promptspool.policy.backoff import fraction, illegal, postponed
 
@@ -41,6 +42,9 @@ LOST_AFTER_S = 900.0
 LOST_AFTER_SIGHTINGS = 5
 """... and for this many times in a row."""
 
+QUICK_POLLS = 30
+"""So often a batch that is nearly done is asked at a quick pace."""
+
 PROGRESS_FRESH = 0.9
 """From this share of answered requests on, a batch is asked as often as a new one."""
 
@@ -54,6 +58,8 @@ def decide_batch(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Ba
             return _created(batch, remote, now, rules)
         case Turned(faults=faults):
             return _ended_without(batch, RemoteStatus.REFUSED, now, faults=faults)
+        case Woken():
+            return replace(batch, due_at=now)
         case Vanished():
             return replace(batch, status=BatchStatus.CLOSED, due_at=None, why="its folder is gone")
         case Polled(remote=remote) if batch.status is BatchStatus.CREATED:
@@ -206,9 +212,13 @@ def _polled(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batc
     """Take over what the provider says, unless it is older than what is known."""
     seen = _seen(batch, remote)
     changed = seen.remote_status is not batch.remote_status
+    is_still = not changed and (seen.completed, seen.failed) == (batch.completed, batch.failed)
+    since = batch.progressed_at if is_still and batch.progressed_at is not None else now
     counted = replace(
         seen,
         polls=0 if changed else batch.polls + 1,
+        progressed_at=since,
+        stalls=int((now - since) // rules.stalled_s),
         missed=0,
         missed_at=None,
         failures=0,
@@ -239,6 +249,8 @@ def _seen(batch: Batch, remote: RemoteBatch) -> Batch:
     if known is not None and REMOTE_RANK[remote.status] < REMOTE_RANK[known]:
         return batch
 
+    is_over = remote.status.is_terminal  # files that are shown before may be empty, or others (F8)
+
     return replace(
         batch,
         remote_status=remote.status,
@@ -246,8 +258,8 @@ def _seen(batch: Batch, remote: RemoteBatch) -> Batch:
         total=remote.total or batch.total,
         completed=max(remote.completed, batch.completed),
         failed=max(remote.failed, batch.failed),
-        output_file=remote.output_file or batch.output_file,
-        error_file=remote.error_file or batch.error_file,
+        output_file=(remote.output_file if is_over else None) or batch.output_file,
+        error_file=(remote.error_file if is_over else None) or batch.error_file,
         errors=remote.errors or batch.errors,
     )
 
@@ -260,7 +272,8 @@ def _scheduled(batch: Batch, now: float, rules: Rules) -> Batch:
     if batch.total and answered >= PROGRESS_FRESH * batch.total:
         nearly = True
 
-    count = min(batch.polls, 1) if nearly else batch.polls
+    # Soon, but not for days: one that is stuck there is asked as rarely as any.
+    count = max(min(batch.polls, 1), batch.polls - QUICK_POLLS) if nearly else batch.polls
     delay = rules.polling.delay(count, key=batch.id)
 
     return replace(batch, due_at=_pooled(batch.provider, now, delay, rules))

@@ -15,6 +15,7 @@ from promptspool.outcomes import (
     Tidied,
     Unusable,
     Vanished,
+    Woken,
 )
 from promptspool.policy.backoff import illegal, postponed
 
@@ -30,6 +31,8 @@ def decide_job(job: Job, outcome: Outcome, now: float, rules: Rules) -> Job:
     match job.status, outcome:
         case _, Failed():
             return postponed(job, outcome, now, rules)
+        case _, Woken():
+            return replace(job, due_at=now)
         case _, Vanished():
             return replace(moved, status=JobStatus.DONE, due_at=None, why="its folder is gone")
         case JobStatus.CLAIMED, Planned(requests=requests, sha256=sha256):

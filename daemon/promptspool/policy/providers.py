@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from promptspool.model import ProviderState, ProviderStatus
+from promptspool.model import ProviderState, ProviderStatus, Work
 from promptspool.outcomes import (
     Booted,
     Created,
@@ -41,7 +41,7 @@ def decide_recall(
     """Return what *state* becomes after a recall, or at a start."""
     match state.status, outcome:
         case _, Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
-            paused = _refused_or_throttled(state, outcome, now, rules)
+            paused = _refused_or_throttled(state, outcome, now, rules, Work.ALL)
 
             return replace(paused, failures=state.failures + 1, due_at=paused.paused_until)
         case _, Failed():
@@ -66,17 +66,23 @@ def decide_recall(
             raise illegal(state, outcome)
 
 
-def decide_provider(
-    state: ProviderState, row: str, outcome: Outcome, now: float, rules: Rules
+def decide_provider(  # noqa: PLR0913, PLR0917 - `decide`, and what the row was worked on for
+    state: ProviderState,
+    row: str,
+    outcome: Outcome,
+    now: float,
+    rules: Rules,
+    work: Work = Work.ALL,
 ) -> ProviderState:
     """Return what *outcome* of *row* says about the provider; the same object if nothing new.
 
-    A rate limit or a refused account pauses it at once, an outage when several different rows met
-    it; anything that came of a real answer ends the pause.
+    A rate limit or a refused account pauses at once the *work* that met it, ALL unless the row was
+    being submitted; an outage pauses everything when several different rows met it. A real answer
+    to that work ends a pause, but for one that still lasts: then it came to an older call.
     """
     match outcome:
         case Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
-            return _refused_or_throttled(state, outcome, now, rules)
+            return _refused_or_throttled(state, outcome, now, rules, work)
         case Failed(trouble=Trouble.OUTAGE):
             return _struck(state, row, outcome, now, rules)
         case (
@@ -90,14 +96,35 @@ def decide_provider(
             | Downloaded()
             | Tidied()
         ):
-            return _resumed(state)
+            return _answered(state, now, work)
         case _:
             return state
 
 
+def _answered(state: ProviderState, now: float, work: Work) -> ProviderState:
+    if state.paused_work not in (Work.ALL, work):
+        return replace(state, struck="") if state.struck else state
+
+    return state if _is_paused(state, now) else _resumed(state)
+
+
+def _is_paused(state: ProviderState, now: float) -> bool:
+    return state.paused_until is not None and state.paused_until > now
+
+
 def _refused_or_throttled(
-    state: ProviderState, failure: Failed, now: float, rules: Rules
+    state: ProviderState, failure: Failed, now: float, rules: Rules, work: Work
 ) -> ProviderState:
+    if state.pauses == 0:
+        state = replace(state, paused_work=work)
+    elif state.paused_work is not work:
+        if state.paused_work is Work.ALL and _is_paused(state, now):
+            return state  # told by a call that was under way when everything was paused
+
+        # Another answer than the pause is about: its own length counts, not what is left of that.
+        both = work if state.paused_work is Work.ALL else Work.ALL
+        state = replace(state, paused_work=both, paused_until=None)
+
     if failure.trouble is Trouble.THROTTLED:
         return _paused(state, failure, now, rules.retry)
 
@@ -108,11 +135,8 @@ def _refused_or_throttled(
 
 
 def _paused(state: ProviderState, failure: Failed, now: float, backoff: Backoff) -> ProviderState:
-    if state.paused_until is not None and state.paused_until > now:
-        count = max(state.pauses - 1, 0)  # told by a call that was under way when the pause began
-    else:
-        count = state.pauses
-
+    # A pause that lasts was met by a call that was under way when it began.
+    count = max(state.pauses - 1, 0) if _is_paused(state, now) else state.pauses
     delay = max(backoff.delay(count, key=state.id), failure.retry_after_s or 0.0)
 
     return replace(
@@ -129,17 +153,18 @@ def _struck(
 ) -> ProviderState:
     """Count an outage once a row; one row alone may be at fault itself."""
     rows = state.struck.split()
+    is_counted = state.pauses == 0 or state.paused_work is not Work.ALL
 
-    if state.pauses == 0 and row in rows:
+    if is_counted and row in rows:
         return state
 
     struck = [*rows, row][:OUTAGE_STRIKES]
     after = replace(state, struck=" ".join(struck))
 
-    if state.pauses == 0 and len(struck) < OUTAGE_STRIKES:
+    if is_counted and len(struck) < OUTAGE_STRIKES:
         return after
 
-    return _paused(after, failure, now, rules.retry)
+    return _paused(replace(after, paused_work=Work.ALL), failure, now, rules.retry)
 
 
 def _resumed(state: ProviderState) -> ProviderState:
@@ -152,5 +177,6 @@ def _resumed(state: ProviderState) -> ProviderState:
         pauses=0,
         paused_until=None,
         paused_at=None,
+        paused_work=Work.ALL,
         why=None,
     )
