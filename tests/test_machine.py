@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from world import World
 
-EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "40"))
+EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "60"))
 """Every which step is tried for each errno; 1 tries them all (minutes)."""
 
 BUGS = {"stage.crashed", "stage.broken", "stage.abandoned", "store.refused"}
@@ -171,7 +171,9 @@ async def refused(root: Path, *, error: int = errno.EIO, first: int = 0, count: 
 
         with capture_logs() as log, mortal(refusal, world.spool.root):
             while isinstance(told := await drained(world, log), str):  # a start that was refused
-                assert "job.claimed" not in [line["event"] for line in log], told
+                past = [line["event"] for line in log]
+                # The note of a clean stop has a test of its own.
+                assert "job.claimed" not in past or past[-1] == "daemon.stopping", told
 
         if list(world.spool.working.iterdir()):  # of a claim or a removal that was cut off
             assert await world.drain()
@@ -475,7 +477,6 @@ class Unnoted(Fate):
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="Dispatcher._note_clean_stop lets StoreError through")
 async def test_a_stop_that_cannot_be_noted_is_a_stop(tmp_path: Path) -> None:
     """A database that refuses the note of a clean stop costs the next start a second look only."""
     async with simulated(tmp_path) as world:
@@ -691,7 +692,6 @@ async def test_a_spool_that_disappears_is_waited_for(
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(strict=True, reason="the dispatcher does not look whether the spool is there")
 async def test_a_spool_that_disappears_is_told_of_once(tmp_path: Path) -> None:
     """Nothing is begun while the spool is away; one line says so, and one that it is back."""
     steps = len((await unplugged(tmp_path / "calm")).steps)
@@ -705,7 +705,6 @@ async def test_a_spool_that_disappears_is_told_of_once(tmp_path: Path) -> None:
     assert told.count("stage.retried") <= 2  # of what was under way; the disk's lane has two
 
 
-@pytest.mark.xfail(strict=True, reason="delivery.reject takes a missing folder for a removed one")
 def test_a_rejection_is_not_done_while_its_spool_is_away(tmp_path: Path) -> None:
     """A file whose folder cannot be seen is not taken for one that is in `rejected/` already."""
     spool = Spool(tmp_path / "spool")

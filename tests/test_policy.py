@@ -752,6 +752,14 @@ def test_a_pause_is_kept_for_as_long_as_was_asked() -> None:
     assert decide_provider(paused, "b", Downloaded(remote=None), NOW + 60, RULES) == fresh
 
 
+def test_a_rejection_that_is_tried_again_keeps_its_reason() -> None:
+    """What the disk said against a rejection is not why the file is rejected."""
+    job = job_of(status=JobStatus.UNUSABLE, why="no row is a request")
+    after = decide(job, failed(Trouble.ROW), NOW, RULES)
+
+    assert (after.why, after.failures, after.due_at is None) == (job.why, 1, False)
+
+
 def test_a_row_that_waits_too_long_is_woken() -> None:
     """A deadline that only a clock set back explains is now, and nothing else changes."""
     batch = batch_of(status=BatchStatus.CREATED, due_at=NOW + 1e9, remote_id="b")

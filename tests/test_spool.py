@@ -402,18 +402,20 @@ def test_every_folder_is_probed(
     assert not list(spool.root.rglob(PROBE))
 
 
-def test_a_file_system_without_links_is_no_reason_to_refuse(
+def test_a_file_system_without_links_is_refused(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there are no links at all (FAT), a spool can be opened."""
+    """Where there are no links at all (FAT) nothing could be delivered, so the start says it."""
 
     def linked(*_: object, **_named: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", linked)
 
-    with spool.opened():
-        assert not list(spool.root.rglob(PROBE))
+    with pytest.raises(SpoolError, match="a file system with hard links"), spool.opened():
+        pass
+
+    assert not list(spool.root.rglob(PROBE))
 
 
 def test_a_file_of_a_probe_that_was_cut_off_is_swept(spool: Spool) -> None:

@@ -191,7 +191,7 @@ def reject(spool: Spool, job: Job, *, taken: set[bytes]) -> None:
         for mine, theirs in retired:
             _retire(mine, theirs)
 
-        remove_folder(folder)
+    remove_folder(folder)
 
 
 def _retire(original: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ other jobs go on. Raises nothing of its own.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,6 +68,9 @@ TIDIES_IN_A_DRAIN = 3
 INBOX_RETRY_S = 10.0
 """How long to wait before an inbox that cannot be read is looked at again."""
 
+SPOOL_RETRY_S = 10.0
+"""How long to wait before a spool that went away is looked for again."""
+
 STORE_RETRY_S = 5.0
 """How long to wait before what the database refused is tried again."""
 
@@ -99,6 +103,7 @@ class Dispatcher:
     _inbox_trouble: str | None = None
     _untried: set[str] = field(default_factory=set)
     """Providers whose recall has not been tried since the start."""
+    _is_spool_missing: bool = False
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
 
     def stop(self) -> None:
@@ -137,6 +142,11 @@ class Dispatcher:
         while not self.is_stopping:
             self.bell.clear()
             now = self.context.clock.now()
+
+            if not await self._is_spool_here():
+                await self.context.clock.wait(self.bell, SPOOL_RETRY_S)
+                continue
+
             await self._persistently(lambda: self._start_due(tasks))
             self._tell_ready()
 
@@ -145,6 +155,24 @@ class Dispatcher:
                 break
 
             await self._sleep(since=now)
+
+    async def _is_spool_here(self) -> bool:
+        """Tell whether the spool is where it was; say once that it is not, and that it is again."""
+        try:
+            await anyio.to_thread.run_sync(self.context.spool.check)
+        except OSError as error:
+            if not self._is_spool_missing:
+                _log.error("spool.missing", reason=str(error))
+
+            self._is_spool_missing = True
+
+            return False
+
+        if self._is_spool_missing:
+            self._is_spool_missing = False
+            _log.info("spool.found")
+
+        return True
 
     async def _start_due(self, tasks: TaskGroup) -> None:
         """Start whatever is due and has room in its lane, what is furthest along first."""
@@ -262,8 +290,9 @@ class Dispatcher:
 
     async def _note_clean_stop(self) -> None:
         """Let the next start know whether a create may have been cut off."""
-        if not await self.context.store.interrupted():
-            await self.context.store.note(CLEAN_STOP, "1")
+        with suppress(StoreError):  # then it is taken for one that was not clean
+            if not await self.context.store.interrupted():
+                await self.context.store.note(CLEAN_STOP, "1")
 
     # Draining.
 

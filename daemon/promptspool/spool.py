@@ -35,6 +35,9 @@ _Own = TypeVar("_Own")
 _AT_FDCWD = -100  # fcntl.h: seen from the working directory
 _RENAME_NOREPLACE = 1  # linux/fs.h
 
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What link(2) says on a file system that has none."""
+
 MAX_NAME_BYTES = 255
 """Of one path component (ext4, xfs, btrfs: NAME_MAX)."""
 
@@ -391,7 +394,7 @@ class Spool:
     def _probe(self) -> None:
         """Link and rename a file through every folder: a bind mount shares st_dev and refuses both.
 
-        A file system may have no links at all, but not some that end at a folder of the spool.
+        What is delivered gets its name by a link, since a link never replaces anything.
         """
         probe = self.working / PROBE
 
@@ -468,14 +471,8 @@ def _pass_through(probe: Path, there: Path) -> None:
     probe.touch()
     there.unlink(missing_ok=True)  # of a probe that was cut off
 
-    try:
-        there.hardlink_to(probe)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            raise
-    else:
-        there.unlink()  # or the rename would do nothing
-
+    there.hardlink_to(probe)
+    there.unlink()  # or the rename would do nothing
     probe.rename(there)
     there.unlink()
 
@@ -489,6 +486,12 @@ def _probe_message(folder: Path, working: Path, error: OSError) -> str:
         return (
             f"{folder} and {working} are not on one file system (or one mount), so files cannot be "
             f"moved between them; keep all of the spool but state/ in one place"
+        )
+
+    if error.errno in NO_LINKS:
+        return (
+            f"{folder}: no links can be made here: {_why(error)}; the spool needs a file system "
+            f"with hard links, such as ext4, xfs, btrfs or zfs"
         )
 
     return f"{folder}: files cannot be moved here from {working}: {_why(error)}"

@@ -30,7 +30,7 @@ def decide_job(job: Job, outcome: Outcome, now: float, rules: Rules) -> Job:
 
     match job.status, outcome:
         case _, Failed():
-            return postponed(job, outcome, now, rules)
+            return _failed_job(job, outcome, now, rules)
         case _, Woken():
             return replace(job, due_at=now)
         case _, Vanished():
@@ -56,3 +56,10 @@ def decide_job(job: Job, outcome: Outcome, now: float, rules: Rules) -> Job:
             return replace(moved, status=JobStatus.REJECTED, due_at=None, why=job.why)
         case _:
             raise illegal(job, outcome)
+
+
+def _failed_job(job: Job, failure: Failed, now: float, rules: Rules) -> Job:
+    after = postponed(job, failure, now, rules)
+    is_rejected_later = job.status is JobStatus.UNUSABLE and after.due_at is not None
+
+    return replace(after, why=job.why) if is_rejected_later else after  # why it is to be rejected
