@@ -27,7 +27,7 @@ from promptspool.model import (
 from promptspool.store import SCHEMA, Change, Store, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from promptspool.model import Row
@@ -460,6 +460,19 @@ async def test_the_schema_knows_the_words_of_the_model(tmp_path: Path) -> None:
     assert words("providers", "status") == {status.value for status in ProviderStatus}
 
 
+async def test_creations_are_counted_back_in_time(store: Store) -> None:
+    """The n-th last intent of a provider is found whatever became of its batch, and no other's."""
+    batches = [
+        replace(BATCH, id=BatchId(f"{JOB.id}.{n}"), intended_at=NOW - n, provider=provider)
+        for n, provider in enumerate(["openai", "other", "openai", "openai"])
+    ]
+    await add(store, JOB, *batches)
+
+    assert await store.nth_last_intent("openai", 1) == NOW
+    assert await store.nth_last_intent("openai", 2) == NOW - 2
+    assert await store.nth_last_intent("openai", 4) is None
+
+
 @pytest.mark.usefixtures("store")
 async def test_the_schema_has_a_column_for_every_field(tmp_path: Path) -> None:
     """Rows mirror their tables, and every table is strict."""
@@ -474,6 +487,23 @@ async def test_the_schema_has_a_column_for_every_field(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMA),)
 
 
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "batches": lambda store: store.due(BatchStatus.CREATED, "openai", now=NOW, limit=9),
+    "submission": lambda store: store.due(BatchStatus.PLANNED, "openai", now=NOW, limit=9),
+    "delivery": lambda store: store.due(JobStatus.SETTLED, None, now=NOW, limit=9),
+    "jobs": lambda store: store.due(JobStatus.CLAIMED, None, now=NOW, limit=9),
+    "next": lambda store: store.next_due_at(NOW),
+    "batches_of": lambda store: store.batches_of(JOB.id),
+    "running": lambda store: store.running("openai"),
+    "pace": lambda store: store.nth_last_intent("openai", 2_000),
+    "late": lambda store: store.due_after(NOW),
+    "update": lambda store: store.write(
+        Change(updated=[(BATCH, replace(BATCH, version=8))], at=NOW)
+    ),
+}
+"""What runs often, by name."""
+
+
 async def plans(path: Path, run: str) -> list[str]:
     """Return how SQLite goes about every statement that *run*, a call of a store, executes."""
     statements: list[str] = []
@@ -482,23 +512,7 @@ async def plans(path: Path, run: str) -> list[str]:
         store = Store(connection)
         await connection.set_trace_callback(statements.append)
 
-        match run:
-            case "batches":
-                await store.due(BatchStatus.CREATED, "openai", now=NOW, limit=9)
-            case "submission":
-                await store.due(BatchStatus.PLANNED, "openai", now=NOW, limit=9)
-            case "delivery":
-                await store.due(JobStatus.SETTLED, None, now=NOW, limit=9)
-            case "jobs":
-                await store.due(JobStatus.CLAIMED, None, now=NOW, limit=9)
-            case "next":
-                await store.next_due_at(NOW)
-            case "batches_of":
-                await store.batches_of(JOB.id)
-            case "running":
-                await store.running("openai")
-            case "update":
-                await store.write(Change(updated=[(BATCH, replace(BATCH, version=8))], at=NOW))
+        await CALLS[run](store)
 
     with closing(sqlite3.connect(path)) as reader:
         return [
@@ -520,6 +534,9 @@ async def plans(path: Path, run: str) -> list[str]:
         ("next", "jobs_deadline"),
         ("batches_of", "batches_job"),
         ("running", "batches_due"),
+        ("pace", "batches_intended"),
+        ("late", "batches_deadline"),
+        ("late", "jobs_deadline"),
         ("update", "sqlite_autoindex_batches_1"),
     ],
 )
