@@ -151,6 +151,23 @@ class SetClock:
         return self._right.now() + self._offset_s
 
 
+async def test_a_slow_clock_reads_the_list_far_enough(tmp_path: Path) -> None:
+    """How far back a batch is in the list is told by the provider's clock alone."""
+    single = {**PATIENT, "providers": {"openai": {"max_requests": 1}}}
+
+    async with simulated(tmp_path, overrides=single) as world:
+        world.drop("f.jsonl", questions(6))
+        world.simulator.add_foreign_batches(250, created_at=START + 60)
+        daemon = Daemon(settings=world.settings(), clock=SetClock(world.clock, -DAY_S))
+
+        with overheard(job_tidied=daemon.stop):
+            await world.run(daemon)
+
+        world.assert_conserved("f.jsonl", [f"q{n}" for n in range(6)])
+        world.assert_bought_once()
+        assert world.simulator.ledger.calls["batches.get"] < 6
+
+
 @pytest.mark.parametrize("wrong_by_s", [DAY_S, 30 * DAY_S, -DAY_S], ids=["day", "month", "behind"])
 @pytest.mark.parametrize("moment", ["batch_unclear", "batch_recalled"])
 async def test_a_clock_set_between_two_runs(tmp_path: Path, wrong_by_s: float, moment: str) -> None:

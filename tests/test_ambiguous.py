@@ -145,6 +145,27 @@ async def test_a_lost_answer_in_a_crowd_is_one_batch(tmp_path: Path) -> None:
         assert world.simulator.ledger.calls["batches.list"] > 100
 
 
+async def test_a_look_in_the_same_outage_is_one_batch(tmp_path: Path) -> None:
+    """Where the outage that lost an answer goes on, the looks are still the grace apart.
+
+    The list is as old as the outage, and shows the batch some seconds after its end.
+    """
+    hasty = {"retry": {"cap": "20s"}}
+
+    async with simulated(tmp_path, overrides=hasty) as world:
+        world.simulator.faults.add(lost({"action": "cut"}))
+        world.simulator.faults.add_batch(BatchFault(list_lag_s=640))
+        world.simulator.faults.add(
+            Fault(route="batches.list", times=None, status=503),
+            when=lambda _: world.clock.monotonic() < 600,
+        )
+        drop(world, 1)
+
+        assert await world.drain()
+
+        check(world, 1)
+
+
 async def test_a_create_that_did_nothing_is_one_batch(tmp_path: Path) -> None:
     """A create that did nothing is made again after it was looked for, whatever was answered."""
     async with simulated(tmp_path, overrides=HASTY) as world:

@@ -290,6 +290,9 @@ TAMPERED: dict[str, BatchFault] = {
             "errors": "odd",
         }
     ),
+    "milliseconds": BatchFault(
+        raw={"created_at": 1_795_000_000_000, "completed_at": 1_795_000_900_000}
+    ),
     "errors-as-a-list": BatchFault(raw={"errors": [{"code": "odd", "line": "1"}, "words", None]}),
     "unknown-statuses": BatchFault(
         renamed={"validating": "warming", "in_progress": "PAUSED?", "finalizing": ""},

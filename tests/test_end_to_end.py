@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from promptspool.app import Daemon
 from promptspool.simulator import BatchFault, Call, Fault, SimulatorSettings
 from promptspool.simulator.failures import Failure
 from promptspool.simulator.wire import BatchError
@@ -569,6 +570,23 @@ async def test_the_same_content_can_be_skipped(tmp_path: Path) -> None:
         note = json.loads((world.spool.rejected / "g.jsonl.rejected.json").read_text())
         assert "f.jsonl" in note["reason"]
         assert len(world.simulator.ledger.creations) == 1
+
+
+async def test_content_that_was_rejected_was_not_dropped_before(tmp_path: Path) -> None:
+    """A file put into the wrong folder is no reason to refuse it in the right one."""
+    skip = {"profiles": {"default": {"on_same_content": "skip"}}}
+
+    async with simulated(tmp_path, overrides=skip) as world:
+        daemon = Daemon(settings=world.settings(), clock=world.clock)
+        world.drop("typo/f.jsonl", questions(2))
+
+        def drop_again() -> None:
+            world.drop("f.jsonl", questions(2))
+
+        with overheard(job_rejected=drop_again, job_tidied=daemon.stop):
+            await world.run(daemon)
+
+        world.assert_conserved("f.jsonl", ids(2))
 
 
 async def test_equal_files_dropped_together_are_paid_for_once(tmp_path: Path) -> None:

@@ -561,7 +561,7 @@ async def test_f24_one_bad_line_spoils_no_other(tmp_path: Path, fault: BatchFaul
         world.simulator.faults.add_batch(fault)
         await answered(world, questions(8))
 
-        assert bought(world) == [8, 1] if fault.torn_lines else [8]
+        assert bought(world) == ([8, 1] if fault.torn_lines else [8])
         assert world.clock.monotonic() < 3600
 
 

@@ -200,6 +200,8 @@ def test_counts_may_be_missing(counts: object) -> None:
         ([], None),
         ("nan", None),
         ("inf", None),
+        (1795000000000, None),
+        (-1, None),
         ("9999-12-31T23:59:59-23:59", None),
         ("0001-01-01T00:00:00", None),
     ],

@@ -367,24 +367,22 @@ def test_an_unclear_create_is_offered_again_after_two_looks_a_grace_apart() -> N
 
     once = decided(unclear, NotListed(), NOW + 1)
 
-    assert (once.status, once.due_at) == (BatchStatus.UNCLEAR, NOW + GRACE_S)
+    assert (once.status, once.due_at) == (BatchStatus.UNCLEAR, NOW + 1 + GRACE_S)
 
-    early = decided(once, NotListed(), NOW + GRACE_S - 1)
+    later = NOW + 1 + GRACE_S
+    twice = decided(once, NotListed(), later)
 
-    assert (early.status, early.due_at) == (BatchStatus.UNCLEAR, NOW + GRACE_S)
-
-    twice = decided(early, NotListed(), NOW + GRACE_S)
-
-    assert (twice.status, twice.due_at) == (BatchStatus.CREATING, NOW + GRACE_S)
-    assert (twice.looks, twice.unclear_at, twice.intended_at) == (0, None, NOW + GRACE_S)
+    assert (twice.status, twice.due_at) == (BatchStatus.CREATING, later)
+    assert (twice.looks, twice.unclear_at, twice.intended_at) == (0, None, later)
 
 
 def test_one_late_look_is_not_enough() -> None:
-    """A first look after the grace is followed by a second before a create is sent again."""
+    """A first look long after the create is followed by a second one, the grace after it."""
     unclear = batch_of(status=BatchStatus.UNCLEAR, unclear_at=NOW)
     once = decided(unclear, NotListed(), NOW + 10 * GRACE_S)
 
     assert (once.status, once.looks) == (BatchStatus.UNCLEAR, 1)
+    assert once.due_at == NOW + 11 * GRACE_S
 
 
 def test_a_look_that_fails_counts_for_nothing() -> None:
@@ -816,9 +814,60 @@ def test_any_real_answer_ends_a_pause() -> None:
         assert decide_provider(clear, "a", outcome, NOW, RULES) is clear
 
 
+def test_an_outage_does_not_last_as_long_as_a_limit() -> None:
+    """Three failed polls within an hour without creations stop the rest for seconds, not for it."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    state = decide_provider(
+        fresh, "a", failed(Trouble.THROTTLED, 3600.0), NOW, RULES, Work.CREATIONS
+    )
+
+    for row in ("b", "c", "d"):
+        state = decide_provider(state, row, failed(Trouble.OUTAGE), NOW, RULES)
+
+    assert state.paused_work is Work.ALL
+    assert state.paused_until is not None
+    assert state.paused_until < NOW + 60
+
+
+def test_two_limits_at_once_pause_the_rest_for_a_moment_only() -> None:
+    """Uploads and creations that are both refused, one of them for an hour, hold up no polls."""
+    fresh = ProviderState(id="openai", status=ProviderStatus.READY)
+    uploads = decide_provider(fresh, "a", failed(Trouble.THROTTLED, 5.0), NOW, RULES, Work.UPLOADS)
+    both = decide_provider(
+        uploads, "b", failed(Trouble.THROTTLED, 3600.0), NOW, RULES, Work.CREATIONS
+    )
+
+    assert both.paused_work is Work.ALL
+    assert both.paused_until is not None
+    assert both.paused_until < NOW + 60
+
+
+def test_a_download_is_given_up_for_what_is_missing_only() -> None:
+    """Outages do not count towards the times that a provider says it has no such file."""
+    batch = batch_of(status=BatchStatus.ENDED, remote_id="batch_1", output_file="file-1")
+
+    for _ in range(20):
+        batch = decided(batch, failed(Trouble.OUTAGE))
+
+    missing = replace(failed(Trouble.ROW), is_missing=True)
+
+    assert decided(batch, missing).missed == 1
+    assert decided(decided(batch, missing), failed(Trouble.OUTAGE)).missed == 0
+
+
+def test_a_file_that_is_never_found_is_not_sent_for_days() -> None:
+    """After a handful of uploads "no such file" is what the provider has to say of the batch."""
+    batch = batch_of(status=BatchStatus.CREATING, uploaded_at=NOW - 3600, reuploads=4)
+    again = decided(batch, Gone(reason="no such file"))
+    last = decided(replace(batch, reuploads=5), Gone(reason="no such file"))
+
+    assert (again.status, again.reuploads) == (BatchStatus.PLANNED, 5)
+    assert (last.status, last.remote_status) == (BatchStatus.DOWNLOADED, RemoteStatus.REFUSED)
+
+
 @pytest.mark.parametrize(
     "outcome",
-    [Intended(), Settled(successors=(), answered=1, failed=0), UNTIMED],
+    [Intended(), Tidied(), Settled(successors=(), answered=1, failed=0), UNTIMED],
 )
 def test_work_at_home_says_nothing_of_a_provider(outcome: Outcome) -> None:
     """What never went over the wire neither pauses a provider nor ends its pause."""

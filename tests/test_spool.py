@@ -399,7 +399,7 @@ def test_every_folder_is_probed(
     with pytest.raises(SpoolError, match=f"/{folder} and .*/working are not on one file system"):
         spool.opened().__enter__()
 
-    assert not list(spool.root.rglob(PROBE))
+    assert not list(spool.root.rglob(f"{PROBE}*"))
 
 
 def test_a_file_system_without_links_is_refused(
@@ -415,16 +415,16 @@ def test_a_file_system_without_links_is_refused(
     with pytest.raises(SpoolError, match="a file system with hard links"), spool.opened():
         pass
 
-    assert not list(spool.root.rglob(PROBE))
+    assert not list(spool.root.rglob(f"{PROBE}*"))
 
 
-def test_a_file_of_a_probe_that_was_cut_off_is_swept(spool: Spool) -> None:
-    """A start that died in its probe is no trouble for the next one."""
-    for folder in (spool.working, spool.outbox):
-        (folder / PROBE).touch()
+def test_nobody_can_be_in_the_way_of_a_probe(spool: Spool) -> None:
+    """Neither a start that died in its probe nor a folder of its name keeps a spool closed."""
+    (spool.working / PROBE).touch()
+    (spool.inbox / PROBE).mkdir()
 
     with spool.opened():
-        assert not list(spool.root.rglob(PROBE))
+        assert [path.parent for path in spool.root.rglob(f"{PROBE}*")] == [spool.inbox]
 
 
 @pytest.mark.parametrize("name", ["state/lock", ".promptspool"])

@@ -461,16 +461,16 @@ async def test_the_schema_knows_the_words_of_the_model(tmp_path: Path) -> None:
 
 
 async def test_creations_are_counted_back_in_time(store: Store) -> None:
-    """The n-th last intent of a provider is found whatever became of its batch, and no other's."""
+    """The n-th last intent of a provider is found, no other's, and none that is yet to come."""
     batches = [
         replace(BATCH, id=BatchId(f"{JOB.id}.{n}"), intended_at=NOW - n, provider=provider)
         for n, provider in enumerate(["openai", "other", "openai", "openai"])
     ]
     await add(store, JOB, *batches)
 
-    assert await store.nth_last_intent("openai", 1) == NOW
-    assert await store.nth_last_intent("openai", 2) == NOW - 2
-    assert await store.nth_last_intent("openai", 4) is None
+    assert await store.nth_last_intent("openai", 1, until=NOW) == NOW
+    assert await store.nth_last_intent("openai", 2, until=NOW) == NOW - 2
+    assert await store.nth_last_intent("openai", 3, until=NOW - 1) is None
 
 
 @pytest.mark.usefixtures("store")
@@ -495,7 +495,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "next": lambda store: store.next_due_at(NOW),
     "batches_of": lambda store: store.batches_of(JOB.id),
     "running": lambda store: store.running("openai"),
-    "pace": lambda store: store.nth_last_intent("openai", 2_000),
+    "pace": lambda store: store.nth_last_intent("openai", 2_000, until=NOW),
     "late": lambda store: store.due_after(NOW),
     "update": lambda store: store.write(
         Change(updated=[(BATCH, replace(BATCH, version=8))], at=NOW)

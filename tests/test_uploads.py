@@ -86,6 +86,22 @@ async def test_a_good_upload_that_is_not_found_yet(
         assert len(world.simulator.ledger.creations) == 1
 
 
+async def test_a_file_that_is_never_found_is_not_sent_for_days(tmp_path: Path) -> None:
+    """A provider that never finds what it took is believed after some uploads; none is left."""
+    async with simulated(tmp_path) as world:
+        world.simulator.faults.add_file(FileFault(ready_lag_s=1e9, times=None))
+        world.drop("f.jsonl", questions(1))
+
+        assert await world.drain()
+
+        world.assert_conserved("f.jsonl", ["q0"])
+        assert world.errors("f.jsonl")[0]["error"]["code"] == "file_not_found"
+        assert len(world.simulator.ledger.uploads) == 6
+        assert {upload.file_id for upload in world.simulator.ledger.uploads} <= set(
+            world.simulator.ledger.deletions
+        )
+
+
 LOST = [
     Fault(route="files.create", point="after", action="cut"),
     Fault(route="files.create", point="after", action="status", status=503, body="<html>"),

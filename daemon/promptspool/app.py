@@ -79,7 +79,12 @@ class Daemon:
         try:
             return await self._run(Spool(self.settings.spool.path))
         except (SpoolError, OSError, ExceptionGroup) as error:
-            raise _told(error, self.settings.spool.path) from error
+            told = _told(error, self.settings.spool.path)
+
+            if told is error:
+                raise
+
+            raise told from error
 
     async def _run(self, spool: Spool) -> bool:
         async with AsyncExitStack() as stack:

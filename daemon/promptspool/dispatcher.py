@@ -203,7 +203,9 @@ class Dispatcher:
         if free <= 0:
             return
 
-        limit = min(free * stage.group, EVERY) + len(self.in_progress) + len(self.held)
+        # Of one status no more rows are in progress than the runs in its lane have taken.
+        busy = min((free + self._running[lane]) * stage.group, EVERY) + len(self.held)
+        limit = len(self.in_progress) + len(self.held) + 1 if stage.group == EVERY else busy
         now = self.context.clock.now()
         due = await self.context.store.due(status, provider, now=now, limit=limit)
         rows = [row for row in due if self._may_run(row)]
@@ -217,7 +219,7 @@ class Dispatcher:
             group = rows[start : start + stage.group]
             self.in_progress.update(row.id for row in group)
             self._running[lane] += 1
-            self._submitting[provider, WORK.get(status)] += 1
+            self._submitting[lane[1], WORK.get(status)] += 1
             tasks.start_soon(self._work, stage, group, lane)
 
     def _room(self, status: Status, stage: Stage, provider: str | None) -> int:

@@ -6,10 +6,12 @@ An unclear answer is looked up here, never guessed. Raises `ProviderError` (envi
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from promptspool import collect
 from promptspool.errors import (
     Blocked,
     Bug,
@@ -136,12 +138,23 @@ async def inputs(account: Account, batches: Sequence[Batch]) -> dict[BatchId, Re
         return {batch.id: RemoteFile(id="", name="") for batch in batches}
 
     for batch in batches:
-        try:
-            found[batch.id] = await account.provider.file(batch.input_file or "")
-        except NotFound:
-            found[batch.id] = None
+        found[batch.id] = None
+
+        if batch.input_file is not None:
+            with suppress(NotFound):
+                found[batch.id] = await account.provider.file(batch.input_file)
 
     return found
+
+
+def strangers(account: Account) -> Failed:
+    """Return the failure of an account that knows none of several batches of ours."""
+    reason = (
+        f"{account.settings.base_url} knows neither our batches nor their input files; is the key "
+        f"of another project, or base_url another server?"
+    )
+
+    return Failed(reason=reason, trouble=Trouble.BLOCKED)
 
 
 def stranger(account: Account, batch: Batch) -> ProviderError:
@@ -178,7 +191,7 @@ async def swept(
     budget = len(batches) // 50 + 3
     read = await sweep(
         account.provider,
-        back_to=min(batch.created_at or 0.0 for batch in due),
+        floor=min(batch.created_at or 0.0 for batch in due),
         now=now,
         budget=budget,
         wanted=frozenset(batch.remote_id for batch in due if batch.remote_id),
@@ -201,15 +214,28 @@ async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
         return await _missed(context, account, batch)
 
     is_over = remote.status.is_terminal or remote.status is RemoteStatus.CANCELLING
-    is_overdue = context.clock.now() >= batch.give_up_at and not is_over
+    is_overdue = context.clock.now() >= batch.give_up_at and _is_old(batch, remote)
 
-    if is_overdue and account.provider.dialect.cancels:
+    if is_overdue and not is_over and account.provider.dialect.cancels:
         try:
             remote = await account.provider.cancel(batch.remote_id)
         except Refused as error:
             _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)
 
     return Polled(remote=remote)
+
+
+def _is_old(batch: Batch, remote: RemoteBatch) -> bool:
+    """Tell whether a live batch has had its time by the provider's clock, as far as that is told.
+
+    By ours alone it might be ended because our clock was set since it was created.
+    """
+    if None in (remote.answered_at, batch.created_at, batch.intended_at):
+        return True
+
+    age_s = (remote.answered_at or 0.0) - (batch.created_at or 0.0)
+
+    return age_s >= batch.give_up_at - (batch.intended_at or 0.0)
 
 
 async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
@@ -219,9 +245,9 @@ async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
     only if it knows the batch's input file; other batches of this spool may be in both.
     """
     now = context.clock.now()
-    created_at = batch.created_at or 0.0
-    budget = PAGES_FOR_A_LOST_BATCH
-    read = await sweep(account.provider, back_to=created_at, now=now, budget=budget)
+    read = await sweep(
+        account.provider, floor=batch.created_at or 0.0, now=now, budget=PAGES_FOR_A_LOST_BATCH
+    )
 
     for other in read.batches:
         if other.id == batch.remote_id and is_it(batch, other):
@@ -237,11 +263,7 @@ async def _missed(context: Context, account: Account, batch: Batch) -> Outcome:
 
 def is_about_a_file(error: Refused) -> bool:
     """Tell whether a create was declined because its input file is not there (yet) (F18)."""
-    words = f"{error.code} {error.message}".lower()
-
-    return "file" in words and any(
-        phrase in words for phrase in ("not found", "not_found", "no such", "does not exist")
-    )
+    return collect.is_about_a_file(error.code, error.message)
 
 
 def is_about_a_model(error: Refused) -> bool:
@@ -268,4 +290,5 @@ def failure(error: ProviderError) -> Failed:
         trouble=trouble,
         retry_after_s=error.retry_after_s,
         request_id=error.request_id,
+        is_missing=isinstance(error, NotFound),
     )

@@ -223,7 +223,7 @@ class Batch:
     stalls: int = 0
     """For how many times `polling.stalled` nothing of it has changed since."""
     missed: int = 0
-    """Consecutive polls that the provider answered with 404."""
+    """Consecutive polls, or later downloads, that the provider answered with 404."""
     missed_at: float | None = None
     """When the first of these was."""
     total: int = 0
@@ -350,6 +350,8 @@ class RemoteBatch:
     error_file: str | None = None
     created_at: float | None = None
     ended_at: float | None = None
+    answered_at: float | None = None
+    """When it was said, by the provider's clock; None if that is not known."""
     total: int = 0
     completed: int = 0
     failed: int = 0

@@ -64,6 +64,9 @@ class Vanished:
 class Tidied:
     """Remote files and the working folder are gone."""
 
+    was_asked: bool = False
+    """The provider had files to delete, and did."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploaded:
@@ -206,6 +209,8 @@ class Failed:
     retry_after_s: float | None = None
     request_id: str | None = None
     """The provider's own name for the call, for its support."""
+    is_missing: bool = False
+    """The provider says that there is no such thing."""
 
 
 Outcome = (

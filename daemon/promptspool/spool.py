@@ -397,10 +397,11 @@ class Spool:
         What is delivered gets its name by a link, since a link never replaces anything.
         """
         probe = self.working / PROBE
+        name = f"{PROBE}-{secrets.token_hex(4)}"  # nobody can have put a folder under it
 
         for folder in (self.inbox, self.outbox, self.done, self.rejected):
             try:
-                _pass_through(probe, folder / PROBE)
+                _pass_through(probe, folder / name)
             except OSError as error:
                 raise SpoolError(_probe_message(folder, self.working, error)) from error
             finally:

@@ -140,8 +140,11 @@ async def _check_content(context: Context, job: Job, folder: Path, sha256: str) 
     first = context.first_with(sha256, job.id)
     earlier = await context.store.job_with_content(sha256, other_than=job.id)
 
-    if earlier is None and first != job.id:  # it is being planned at this moment
-        earlier = await context.store.job(first)
+    if earlier is None and first != job.id:
+        earlier = await context.store.job(first)  # it is being planned at this moment, unless
+
+        if earlier is None or earlier.status in (JobStatus.UNUSABLE, JobStatus.REJECTED):
+            context.contents[sha256], earlier = job.id, None
 
     if earlier is None:
         return
@@ -235,22 +238,23 @@ async def _sent(context: Context, account: Account, batch: Batch, name: str) -> 
 
 
 async def intend(context: Context, batch: Batch) -> Outcome:
-    """Do nothing: the intent to create is recorded by the transition itself.
+    """Do nothing but count: the intent to create is recorded by the transition itself.
 
     Raises `Throttled` before the provider would: it counts creations by the hour, and an intent is
     one. Those under way at the same moment may exceed the limit by the width of the lane.
     """
     account = context.account(batch.provider, batch.base_url)
     limit = account.settings.max_creates
-    first = await context.store.nth_last_intent(batch.provider, limit)
-    wait_s = 0.0 if first is None else first + HOUR_S - context.clock.now()
+    now = context.clock.now()
+    first = await context.store.nth_last_intent(batch.provider, limit, until=now)
+    wait_s = 0.0 if first is None else first + HOUR_S - now
 
     if wait_s > 0.0:
         message = (
             f"{limit} batches were created within the hour, as many as "
             f"providers.{batch.provider}.max_creates allows"
         )
-        raise Throttled(message, retry_after_s=min(wait_s, HOUR_S))
+        raise Throttled(message, retry_after_s=wait_s)
 
     return Intended()
 
@@ -369,7 +373,7 @@ async def poll(context: Context, batches: Sequence[Batch]) -> list[Outcome | Non
 
     unseen = [batch for batch in due if batch.id not in outcomes]
     outcomes |= await _asked(context, account, unseen[:ASKED_A_SWEEP])
-    outcomes |= _moved(context, batches, now)
+    outcomes |= _misaddressed(context, batches, now)
 
     return [outcomes.get(batch.id) for batch in batches]
 
@@ -383,7 +387,7 @@ async def _asked(
     the account itself is the wrong one.
     """
     outcomes: dict[BatchId, Outcome] = {}
-    strangers: dict[BatchId, Outcome] = {}
+    strangers: list[BatchId] = []
 
     for batch in batches:
         try:
@@ -392,26 +396,28 @@ async def _asked(
             outcomes[batch.id] = enquiry.failure(error)
 
             if error.code == enquiry.OTHER_ACCOUNT:
-                blocked = Failed(reason=error.message, trouble=Trouble.BLOCKED)
-                strangers[batch.id] = blocked
+                strangers.append(batch.id)
+
+                if len(strangers) > 1:
+                    return outcomes | dict.fromkeys(strangers, enquiry.strangers(account))
             elif not isinstance(error, Refused):
                 break
 
-    return outcomes | (strangers if len(strangers) > 1 else {})
+    return outcomes
 
 
-def _moved(context: Context, batches: Sequence[Batch], now: float) -> dict[BatchId, Outcome]:
+def _misaddressed(context: Context, batches: Sequence[Batch], now: float) -> dict[BatchId, Outcome]:
     """Put off the due batches that are at an address which is not the configured one."""
-    moved: dict[BatchId, Outcome] = {}
+    misaddressed: dict[BatchId, Outcome] = {}
 
     for batch in batches:
         if batch.due_at is not None and batch.due_at <= now:
             try:
                 context.account(batch.provider, batch.base_url)
             except ProviderError as error:
-                moved[batch.id] = enquiry.failure(error)
+                misaddressed[batch.id] = enquiry.failure(error)
 
-    return moved
+    return misaddressed
 
 
 async def download(context: Context, batch: Batch) -> Outcome:
@@ -450,9 +456,9 @@ async def _fetched(context: Context, account: Account, batch: Batch, file: str, 
     """
     try:
         await account.provider.download(file, path)
-    except NotFound as error:
-        if batch.failures < TRIES_FOR_A_FILE:
-            raise Unavailable(error.message, status=error.status) from error
+    except NotFound:
+        if batch.missed < TRIES_FOR_A_FILE:
+            raise
 
         _log.warning("batch.file_missing", remote_id=batch.remote_id, file=file)
     except Unavailable as error:
@@ -526,22 +532,24 @@ async def deliver(context: Context, job: Job) -> Outcome:
 async def tidy(context: Context, job: Job) -> Outcome:
     """Delete what this job left at the provider, then its working folder."""
     batches = await context.store.batches_of(job.id)
+    was_asked = False
 
     if batches and job.provider is not None and job.failures < TRIES_TO_TIDY:
         account = context.account(job.provider, job.base_url)
 
         if account.settings.cleanup and account.provider.dialect.deletes:
             strays = await enquiry.strays(context, account, job, batches)
-            await _delete_files(account, batches, strays)
+            was_asked = await _delete_files(account, batches, strays)
             account.doubted.discard(job.id)
-            account.orphans.clear()
+            account.orphans -= strays
 
     await anyio.to_thread.run_sync(remove_folder, context.spool.folder(job.id))
 
-    return Tidied()
+    return Tidied(was_asked=was_asked)
 
 
-async def _delete_files(account: Account, batches: Sequence[Batch], strays: set[str]) -> None:
+async def _delete_files(account: Account, batches: Sequence[Batch], strays: set[str]) -> bool:
+    """Delete what the batches left, and *strays*; False if that is nothing. Repeatable."""
     files = strays | {
         file
         for batch in batches
@@ -549,18 +557,13 @@ async def _delete_files(account: Account, batches: Sequence[Batch], strays: set[
         if file is not None
     }
 
-    failed: ProviderError | None = None
-
     for file in sorted(files):
         try:
             await account.provider.delete_file(file)
         except Refused as error:
             _log.warning("file.undeleted", file=file, reason=error.message)
-        except ProviderError as error:
-            failed = error
 
-    if failed is not None:
-        raise failed
+    return bool(files)
 
 
 # What stages have in common.

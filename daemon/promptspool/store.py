@@ -161,6 +161,7 @@ SCHEMA = (
     ALTER TABLE batches ADD COLUMN stalls INTEGER NOT NULL DEFAULT 0;
 
     CREATE INDEX batches_intended ON batches (provider, intended_at) WHERE intended_at IS NOT NULL;
+    CREATE INDEX batches_doubted ON batches (status) WHERE status IN ('creating', 'unclear');
     """,
 )
 """Numbered migrations: entry n takes a database from `user_version` n to n + 1."""
@@ -306,7 +307,9 @@ class Store:
 
     async def live_jobs(self) -> list[Job]:
         """Return the jobs that still have something to do, oldest first."""
-        return await self._rows(Job, "WHERE status NOT IN ('done', 'rejected') ORDER BY id", ())
+        live = "INDEXED BY jobs_live WHERE status NOT IN ('done', 'rejected') ORDER BY id"
+
+        return await self._rows(Job, live, ())
 
     async def job_with_content(self, sha256: str, *, other_than: JobId) -> Job | None:
         """Return the oldest other usable job with the same original, None if there is none."""
@@ -322,12 +325,12 @@ class Store:
         """Return the state of every provider by name."""
         return {state.id: state for state in await self._rows(ProviderState, "", ())}
 
-    async def nth_last_intent(self, provider: str, place: int) -> float | None:
-        """Return when the *place*-th last creation was intended, None if there are fewer."""
+    async def nth_last_intent(self, provider: str, place: int, *, until: float) -> float | None:
+        """Return when the *place*-th last creation up to *until* was intended, None if of fewer."""
         rows = await self._fetch(
-            "SELECT intended_at FROM batches WHERE provider = ? AND intended_at IS NOT NULL "
+            "SELECT intended_at FROM batches WHERE provider = ? AND intended_at <= ? "
             "ORDER BY intended_at DESC LIMIT 1 OFFSET ?",
-            (provider, place - 1),
+            (provider, until, place - 1),
         )
 
         return float(rows[0][0]) if rows else None

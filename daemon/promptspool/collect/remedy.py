@@ -122,6 +122,11 @@ def remedy(batch: Batch, faults: Sequence[BatchFault]) -> Remedy:
     return Remedy.HALVE
 
 
+def is_about_a_file(code: str | None, message: str) -> bool:
+    """Tell whether a complaint is that the input file is not there, or not yet (F18)."""
+    return code in _FILE_CODES or _FILE.search(message) is not None
+
+
 def named_lines(batch: Batch, faults: Sequence[BatchFault]) -> dict[int, BatchFault]:
     """Return the first fault of each request that one names, by its place from 0."""
     named: dict[int, BatchFault] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 RACE_S = 120.0
 """How long "no such file" after a good upload may be a race (`batch-apis`, F18)."""
+
+MAX_REUPLOADS = 5
+"""A file that is still not found after so many uploads is not the reason."""
 
 LOST_AFTER_S = 900.0
 """A batch is lost after 404s for this long (F15: providers flap for minutes) ..."""
@@ -131,6 +135,9 @@ def _failed_batch(batch: Batch, failure: Failed, now: float, rules: Rules) -> Ba
             why=failure.reason,
         )  # fmt: skip
 
+    if batch.status is BatchStatus.ENDED:
+        batch = replace(batch, missed=batch.missed + 1 if failure.is_missing else 0)
+
     return postponed(batch, failure, now, rules)
 
 
@@ -140,6 +147,11 @@ def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
         failure = Failed(reason=reason, trouble=Trouble.ROW)
 
         return postponed(batch, failure, now, rules)
+
+    if batch.reuploads >= MAX_REUPLOADS:
+        faults = json.dumps([{"code": "file_not_found", "message": reason}])
+
+        return _ended_without(batch, RemoteStatus.REFUSED, now, faults=faults)
 
     return replace(
         batch,
@@ -154,11 +166,11 @@ def _gone(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
 
 
 def _not_listed(batch: Batch, now: float, rules: Rules) -> Batch:
-    """Offer it once more only when a look after the grace did not find it either."""
-    asked_at = batch.unclear_at if batch.unclear_at is not None else now
-    believed_at = asked_at + rules.grace(batch.provider)
+    """Offer it once more only when a second look, the grace after the first, found nothing.
 
-    if batch.looks > 0 and now >= believed_at:
+    Not the grace after the create: the first look may come late, at the end of the same outage.
+    """
+    if batch.looks > 0:
         return replace(
             batch,
             status=BatchStatus.CREATING,
@@ -170,9 +182,7 @@ def _not_listed(batch: Batch, now: float, rules: Rules) -> Batch:
             why=None,
         )
 
-    return replace(
-        batch, looks=batch.looks + 1, unclear_at=asked_at, failures=0, due_at=max(now, believed_at)
-    )
+    return replace(batch, looks=1, failures=0, due_at=now + rules.grace(batch.provider))
 
 
 def _created(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batch:

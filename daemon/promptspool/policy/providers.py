@@ -94,7 +94,7 @@ def decide_provider(  # noqa: PLR0913, PLR0917 - `decide`, and what the row was 
             | Turned()
             | NotListed()
             | Downloaded()
-            | Tidied()
+            | Tidied(was_asked=True)
         ):
             return _answered(state, now, work)
         case _:
@@ -124,6 +124,9 @@ def _refused_or_throttled(
         # Another answer than the pause is about: its own length counts, not what is left of that.
         both = work if state.paused_work is Work.ALL else Work.ALL
         state = replace(state, paused_work=both, paused_until=None)
+
+        if both is not work:  # two limits at once: all is paused for a moment, and then asked anew
+            failure = replace(failure, retry_after_s=None)
 
     if failure.trouble is Trouble.THROTTLED:
         return _paused(state, failure, now, rules.retry)
@@ -164,7 +167,10 @@ def _struck(
     if is_counted and len(struck) < OUTAGE_STRIKES:
         return after
 
-    return _paused(replace(after, paused_work=Work.ALL), failure, now, rules.retry)
+    if after.paused_work is not Work.ALL:  # the outage's own length counts
+        after = replace(after, paused_work=Work.ALL, paused_until=None)
+
+    return _paused(after, failure, now, rules.retry)
 
 
 def _resumed(state: ProviderState) -> ProviderState:

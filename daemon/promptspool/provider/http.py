@@ -310,4 +310,5 @@ def _too_long(path: str, size: str, limit: int) -> ProviderError:
         f"{path} has {size} bytes and max_download allows {limit:,}; it is fetched when that is "
         f"raised, and nothing is lost",
         code="max_download",
+        retry_after_s=3_600.0,  # each time it may be fetched up to the limit
     )

@@ -35,8 +35,8 @@ class Sweep:
 async def sweep(  # noqa: PLR0913 - how far, by which clock, and when to end early
     provider: Provider,
     *,
-    back_to: float,
     now: float,
+    back_to: float = math.inf,
     floor: float = math.inf,
     budget: int | None = None,
     wanted: frozenset[str] = frozenset(),

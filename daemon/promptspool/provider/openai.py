@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 100
 """The most that `GET /batches` gives at once (OpenAI API reference, `limit`)."""
+
+YEAR_10000 = 253_402_300_800.0
+"""In Unix seconds; no calendar of ours goes further."""
 
 MAX_COUNT = 2**53
 """A greater number is nonsense, and more than SQLite could keep."""
@@ -98,12 +102,12 @@ class OpenAI:
 
     async def retrieve(self, remote_id: str) -> RemoteBatch:
         """Return how a batch is doing."""
-        data, _ = await self._http.json("GET", f"/batches/{remote_id}")
+        data, headers = await self._http.json("GET", f"/batches/{remote_id}")
 
         if "id" not in data and _says_unknown(data.get("error")):
             raise NotFound(f"the provider says with HTTP 200: {json.dumps(data)[:MAX_SHOWN]}")
 
-        return remote_batch(data)
+        return replace(remote_batch(data), answered_at=http_date(headers.get("date")))
 
     async def page(self, after: str | None) -> Page:
         """Return up to a hundred batches, those behind *after*."""
@@ -299,18 +303,23 @@ def _count(value: object) -> int:
 
 
 def _time(value: object) -> float | None:
-    """Return Unix seconds from a number, a number as text, or ISO 8601; None for what is none."""
+    """Return Unix seconds from a number, a number as text, or ISO 8601; None for what is none.
+
+    Nor is a time beyond the year 9999, milliseconds for instance: nobody could show it.
+    """
     if value in (None, ""):
         return None
 
     try:
         at = float(str(value))
     except ValueError:
-        pass
-    else:
-        return at if math.isfinite(at) else None
+        at = _iso_time(str(value))
 
+    return at if 0.0 <= at < YEAR_10000 else None
+
+
+def _iso_time(text: str) -> float:
     try:
-        return datetime.fromisoformat(str(value)).timestamp()
+        return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
-        return None
+        return math.nan

@@ -235,18 +235,9 @@ def _error_object(body: bytes) -> dict[str, Any]:
 def decoded(body: bytes) -> Any:
     """Return what JSON says, without keys; None if it is none, or nested beyond reason."""
     try:
-        value = msgspec.json.decode(body)
-
-        # Where nothing is escaped, one look at the whole tells whether a key is in any of it.
-        return value if b"\\" not in body and _is_clean(body) else _struck(value)
+        return _struck(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _is_clean(body: bytes) -> bool:
-    text = body.decode()
-
-    return log.struck(text) == text
 
 
 def _struck(value: Any) -> Any:
