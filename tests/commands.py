@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +57,20 @@ def started(*arguments: str | Path, **extra: str) -> Iterator[subprocess.Popen[s
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Read the command's output up to a line with *text*, and return that line."""
-    assert process.stdout is not None
+    """Read the command's output up to a line with *text*, and return that line.
 
-    for line in process.stdout:
-        if text in line:
-            return line
+    A command that does not say it is ended after `LIMIT_S`.
+    """
+    assert process.stdout is not None
+    deadline = threading.Timer(LIMIT_S, process.kill)
+    deadline.start()
+
+    try:
+        for line in process.stdout:
+            if text in line:
+                return line
+    finally:
+        deadline.cancel()
 
     message = f"it ended without saying {text!r}: {process.stderr and process.stderr.read()}"
     raise AssertionError(message)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from world import World
 
-EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "60"))
+EVERY = int(os.environ.get("PROMPTSPOOL_CRASH_EVERY", "0")) or 60
 """Every which step is tried for each errno; 1 tries them all (minutes)."""
 
 BUGS = {"stage.crashed", "stage.broken", "stage.abandoned", "store.refused"}

@@ -2,7 +2,8 @@
 
 The folders in `working/` say which jobs there are, the database where they stand, and the provider
 what was bought. Here the first two are brought together and the third is doubted; `recall` settles
-the doubt. Whatever happens here is safe to repeat. Raises `StoreError` and `OSError` (environment).
+the doubt. Whatever happens here is safe to repeat. Raises `SpoolError`, `StoreError` and
+`OSError` (environment).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Time. The only module that asks what time it is or waits for it to pass.
 
-Everything that needs time is handed a `Clock`, so a test can hand it one that jumps.
+But for HTTP itself: `provider/` has real timeouts, and measures dates in answers. Everything else
+that needs time is handed a `Clock`, so a test can hand it one that jumps.
 Nothing here touches a disk or a socket, and nothing here raises.
 """
 
