@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from promptspool import log
+
 IN_MEMORY = "/dev/shm"  # noqa: S108 - a place for tests, not for secrets
 
 
@@ -23,6 +25,13 @@ def pytest_configure() -> None:
 def anyio_backend() -> str:
     """Run asynchronous tests on asyncio, as the daemon does."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strike the keys of other tests out of nothing: a process keeps the secrets it has seen."""
+    fresh = type(log._secrets)()  # noqa: SLF001 - what keeps them is nobody else's business
+    monkeypatch.setattr(log, "_secrets", fresh)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

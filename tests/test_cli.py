@@ -102,7 +102,7 @@ def test_a_faulty_configuration(config: Path) -> None:
     """A fault in the configuration is one line that names key and file."""
     config.write_text(config.read_text("utf-8") + "\n[polling.more]\n", encoding="utf-8")
 
-    assert f"polling.more: unknown key; known: first, factor, cap ({config})" in complaint(
+    assert f"polling.more: unknown key; known: first, factor, cap, stalled ({config})" in complaint(
         ran("run", "--config", config)
     )
 

@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from promptspool.collect.content import Choice, Content, choices_of, content_of, vectors_of
@@ -302,7 +302,8 @@ values = st.recursive(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.dictionaries(st.sampled_from(NAMES), values, max_size=5), st.booleans())
+@given(body=st.dictionaries(st.sampled_from(NAMES), values, max_size=5), is_text=st.booleans())
+@example(body={"output": [{"type": []}]}, is_text=False)
 def test_any_body_has_a_content(body: dict[str, Any], is_text: bool) -> None:  # noqa: FBT001 (drawn)
     """Whatever a provider sends, nothing is raised, and texts can be written as UTF-8."""
     answer = answered(json.dumps(body) if is_text else body)

@@ -25,7 +25,7 @@ MOMENTS = [
     "job.planned",
     "batch.uploaded",
     "provider.recalled",
-    "batch.created",
+    "remote_id",  # created, or found: the run before may have died just after it
     *["daemon.booted"] * 10,
     "batch.ended",
     "batch.downloaded",

@@ -332,6 +332,7 @@ class Spool:
                 folder.mkdir(exist_ok=True)
 
             self.state.mkdir(mode=0o750, exist_ok=True)
+            sync_folder(self.root)
         except OSError as error:
             message = f"{self.root}: the spool cannot be made here: {_why(error)}"
             raise SpoolError(message) from error
@@ -401,6 +402,7 @@ class Spool:
 
         for folder in (self.inbox, self.outbox, self.done, self.rejected):
             try:
+                _sweep_probes(folder)
                 _pass_through(probe, folder / name)
             except OSError as error:
                 raise SpoolError(_probe_message(folder, self.working, error)) from error
@@ -467,11 +469,19 @@ def _is_in_the_way(path: Path) -> bool:
     return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
 
 
+def _sweep_probes(folder: Path) -> None:
+    """Remove the probes of starts that were cut off: empty files, so they are nobody's work."""
+    for left in folder.glob(f"{PROBE}-*"):
+        with suppress(OSError):  # in a sticky folder it may be somebody else's
+            status = left.lstat()
+
+            if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+                left.unlink()
+
+
 def _pass_through(probe: Path, there: Path) -> None:
     """Give a new file another name *there*, then move it there, and remove it."""
     probe.touch()
-    there.unlink(missing_ok=True)  # of a probe that was cut off
-
     there.hardlink_to(probe)
     there.unlink()  # or the rename would do nothing
     probe.rename(there)

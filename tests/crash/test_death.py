@@ -63,7 +63,6 @@ async def test_death_with_an_answer_in_hand_costs_only_time(
             await assert_finished(world, calm)
 
 
-@pytest.mark.xfail(strict=True, reason="each start probes under a new name, and forgets the last")
 async def test_a_probe_that_is_cut_off_leaves_nothing(tmp_path: Path, calm: Calm) -> None:
     """A start that dies while it tries the folders leaves no file of its own in any of them."""
     async with staged(tmp_path) as world:

@@ -168,7 +168,7 @@ def _said(body: _Body, output: Sequence[Any]) -> Choice:
         if isinstance(entry.get("content"), list)
         for part in entry["content"]
     ]
-    calls = [one for one in output if isinstance(one, dict) and one.get("type") in _CALLS]
+    calls = [one for one in output if isinstance(one, dict) and _text(one.get("type")) in _CALLS]
     details = body.incomplete_details
     reason = _text(details.get("reason")) if isinstance(details, dict) else None
 
