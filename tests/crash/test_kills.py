@@ -199,6 +199,12 @@ def test_kills_at_random_under_faults(tmp_path: Path, tally: Tally, seed: int) -
         for _ in range(1, killed_until_done(config, chance)):
             tally.count("kills")
 
-        last = ran("run", "--drain", "--config", config, OPENAI_API_KEY="sk-simulated")
-        assert last.returncode == 0, last.stdout
+        for _ in range(9):
+            last = ran("run", "--drain", "--config", config, OPENAI_API_KEY="sk-simulated")
+            assert last.returncode == 0, last.stdout
+
+            # A drain leaves remote files that could not be deleted to the next one.
+            if not list((tmp_path / "spool" / "working").iterdir()):
+                break
+
         check(tmp_path, base_url, expected)
