@@ -165,7 +165,7 @@ async def test_a_slow_clock_reads_the_list_far_enough(tmp_path: Path) -> None:
 
         world.assert_conserved("f.jsonl", [f"q{n}" for n in range(6)])
         world.assert_bought_once()
-        assert world.simulator.ledger.calls["batches.get"] < 6
+        assert world.simulator.ledger.calls["batches.get"] < 20  # not each of them at each poll
 
 
 @pytest.mark.parametrize("wrong_by_s", [DAY_S, 30 * DAY_S, -DAY_S], ids=["day", "month", "behind"])

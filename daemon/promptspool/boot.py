@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from promptspool.store import Store
 
 CLEAN_STOP = "clean_stop"
-"""The note that says that no create was under way when the last process ended."""
+"""The note that says that no create was under way when the last process ended.
+
+It is the mark that this process left in the spool, so an older database does not say it.
+"""
 
 SPOOL_ID = "spool_id"
 """The note that says which spool the database goes with."""
@@ -49,8 +52,9 @@ async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderSta
     store = context.store
     now = context.clock.now()
     await _check_spool(context)
-    is_clean = await store.meta(CLEAN_STOP) == "1"
-    await store.note(CLEAN_STOP, "0")
+    mark = await anyio.to_thread.run_sync(context.spool.take_mark)
+    is_clean = mark is not None and await store.meta(CLEAN_STOP) == mark
+    await store.note(CLEAN_STOP, "")
     await _forget_vanished(context, rules, now)
     await _adopt(context, inbox, now)
     await _wake(context, rules, now)
@@ -106,6 +110,10 @@ async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
     """Give rows to the folders that have none."""
     known = {job.id for job in await context.store.live_jobs()}
     adopted = await anyio.to_thread.run_sync(inbox.claims.adopted, known)
+
+    for job in adopted:  # one whose folder was away at an earlier start begins anew
+        await context.store.forget(job.id)
+
     await context.store.write(Change(added=adopted, at=now))
 
     for job in adopted:

@@ -15,6 +15,7 @@ other jobs go on. Raises nothing of its own.
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -292,9 +293,13 @@ class Dispatcher:
 
     async def _note_clean_stop(self) -> None:
         """Let the next start know whether a create may have been cut off."""
-        with suppress(StoreError):  # then it is taken for one that was not clean
-            if not await self.context.store.interrupted():
-                await self.context.store.note(CLEAN_STOP, "1")
+        with suppress(StoreError, OSError):  # then it is taken for one that was not clean
+            is_recalled = all(state.sweeps == 0 for state in self._providers.values())
+
+            if is_recalled and not await self.context.store.interrupted():
+                mark = secrets.token_hex(8)
+                await anyio.to_thread.run_sync(self.context.spool.leave_mark, mark)
+                await self.context.store.note(CLEAN_STOP, mark)
 
     # Draining.
 

@@ -144,7 +144,27 @@ async def inputs(account: Account, batches: Sequence[Batch]) -> dict[BatchId, Re
             with suppress(NotFound):
                 found[batch.id] = await account.provider.file(batch.input_file)
 
+    if None in found.values():  # some providers have a list of files, but cannot be asked for one
+        with suppress(Refused):
+            listed = {file.id: file for file in await account.provider.files()}
+            missing = [batch for batch in batches if found[batch.id] is None]
+            found |= {batch.id: listed.get(batch.input_file or "") for batch in missing}
+
     return found
+
+
+def check_absence(
+    account: Account, batch: Batch, file: RemoteFile | None, *, is_whole: bool
+) -> None:
+    """Raise `ProviderError` unless a list without *batch* proves that it was never created.
+
+    It has to be of the account that knows the input *file*, and to have been read to its end.
+    """
+    if file is None:
+        raise stranger(account, batch)
+
+    if not is_whole:
+        raise ProviderError(f"the list of batches has no end, so {batch.id} may be somewhere in it")
 
 
 def strangers(account: Account) -> Failed:
@@ -179,9 +199,35 @@ def found(batch: Batch, remote: RemoteBatch) -> Outcome:
     return Created(remote=remote, found=True)
 
 
+def made_of(batch: Batch, batches: Sequence[RemoteBatch], known: set[str]) -> RemoteBatch | None:
+    """Return a batch without a name of ours that was made of our file, None if there is none.
+
+    Some providers keep metadata to themselves, but the file is ours alone. *known* are the remote
+    ids of its job's other batches, which may share the file.
+    """
+    return next(
+        (
+            remote
+            for remote in batches
+            if BATCH_KEY not in remote.metadata
+            and remote.input_file is not None
+            and remote.input_file == batch.input_file
+            and remote.id not in known
+        ),
+        None,
+    )
+
+
 def is_it(batch: Batch, remote: RemoteBatch) -> bool:
     """Tell whether *remote* is *batch*, and not one of another account under the same id."""
-    return remote.metadata.get(BATCH_KEY, batch.id) == batch.id
+    return remote.id == batch.remote_id and is_of(batch, remote)
+
+
+def is_of(batch: Batch, remote: RemoteBatch) -> bool:
+    """Tell whether *remote* may have been made of *batch*, as far as it says."""
+    is_named = remote.metadata.get(BATCH_KEY, batch.id) == batch.id
+
+    return is_named and (batch.input_file is None or remote.input_file in (None, batch.input_file))
 
 
 async def swept(
@@ -220,7 +266,8 @@ async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
         try:
             remote = await account.provider.cancel(batch.remote_id)
         except Refused as error:
-            _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)
+            if batch.polls & (batch.polls - 1) == 0:  # as often as anything that goes on failing
+                _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)
 
     return Polled(remote=remote)
 

@@ -62,7 +62,7 @@ def tell(
     for before, after, outcome in moved:
         keys = names([before])
 
-        if before.failures and not isinstance(outcome, Failed):
+        if before.failures and not after.failures:
             _log.info("stage.recovered", stage=stage, failures=before.failures, **keys)
 
         if after.status is not before.status:

@@ -76,6 +76,7 @@ class Work(StrEnum):
     ALL = "all"
     UPLOADS = "uploads"
     CREATIONS = "creations"
+    DOWNLOADS = "downloads"
 
 
 class RemoteStatus(StrEnum):
@@ -269,10 +270,12 @@ WORK: dict[Status, Work] = {
     BatchStatus.PLANNED: Work.UPLOADS,
     BatchStatus.UPLOADED: Work.CREATIONS,
     BatchStatus.CREATING: Work.CREATIONS,
+    BatchStatus.ENDED: Work.DOWNLOADS,
 }
-"""What is done on batches that are being submitted.
+"""What can be paused by itself; all that is not named here can not.
 
-A rate limit or a quota met there is no reason to stop collecting answers.
+A rate limit or a quota met by creations is no reason to stop collecting answers, and uploads that
+are down are none to stop polling.
 """
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {

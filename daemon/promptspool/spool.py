@@ -112,6 +112,14 @@ def rename_durably(source: Path, target: Path) -> None:
         sync_folder(source.parent)
 
 
+def keep_longer(later: Path, path: Path) -> None:
+    """Give *later* the name *path*, unless what has it is longer: less is not more of the truth."""
+    if path.exists() and path.stat().st_size > later.stat().st_size:
+        later.unlink()
+    else:
+        rename_durably(later, path)
+
+
 def sidecar_of(path: Path) -> Path:
     """Return where the sidecar of a file is."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
@@ -314,6 +322,24 @@ class Spool:
     def database(self) -> Path:
         """Return where the database is."""
         return self.state / "promptspool.db"
+
+    def leave_mark(self, mark: str) -> None:
+        """Keep *mark* for the next start."""
+        write_durably(self.state / "clean", mark.encode())
+
+    def take_mark(self) -> str | None:
+        """Return what the last process left, and remove it; None if it left nothing."""
+        path = self.state / "clean"
+
+        try:
+            mark = path.read_text("ascii")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+
+        path.unlink()
+        sync_folder(self.state)
+
+        return mark
 
     def folder(self, job: JobId) -> Path:
         """Return the working folder of *job*."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,7 +71,7 @@ from promptspool.outcomes import (
 )
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
-from promptspool.spool import remove_folder
+from promptspool.spool import keep_longer, remove_folder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -187,7 +187,7 @@ async def recall(context: Context, state: ProviderState) -> Outcome:
         now=context.clock.now(),
     )
     account.batches.update(enquiry.ours(context, read.batches))
-    account.doubted.update(job.id for job in jobs if state.sweeps > 1)  # an unclean stop
+    account.doubted.update(job.id for job in jobs)  # an upload may have been cut off
 
     return Recalled(found=len(account.batches))
 
@@ -202,6 +202,9 @@ async def upload(context: Context, batch: Batch) -> Outcome:
 
     if known is not None:
         return enquiry.found(batch, known)
+
+    if _is_settled(context, batch):
+        return Turned(faults="[]")
 
     if context.clock.now() >= batch.give_up_at:
         return _too_old()
@@ -222,6 +225,11 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     return await _sent(context, account, batch, name)
 
 
+def _is_settled(context: Context, batch: Batch) -> bool:
+    """Tell whether a database that was lost or put back does not know that it is over."""
+    return (context.spool.folder(batch.job) / f"{batch.id}.settled.json").exists()
+
+
 async def _sent(context: Context, account: Account, batch: Batch, name: str) -> Outcome:
     path = context.spool.requests_file(batch.job, batch.id)
 
@@ -229,7 +237,12 @@ async def _sent(context: Context, account: Account, batch: Batch, name: str) -> 
         raise SpoolError(f"{path} was changed since it was planned; nothing of it is submitted")
 
     try:
-        return Uploaded(file=(await account.provider.upload(path, name)).id)
+        file = await account.provider.upload(path, name)
+
+        if file.size_bytes not in (batch.size_bytes, None):
+            raise Unavailable(f"an upload was answered with {file.id}, which is another file")
+
+        return Uploaded(file=file.id)
     except NotFound as error:
         message = f"{account.settings.base_url} takes no files: {error}; check base_url"
         raise Blocked(message, status=error.status) from error
@@ -267,6 +280,9 @@ async def create(context: Context, batch: Batch) -> Outcome:
     if known is not None:
         return enquiry.found(batch, known)
 
+    if _is_settled(context, batch):
+        return Turned(faults="[]")
+
     if context.clock.now() >= batch.give_up_at:
         return _too_old()
 
@@ -281,7 +297,12 @@ async def create(context: Context, batch: Batch) -> Outcome:
     )
 
     try:
-        return Created(remote=await account.provider.create(submission), found=False)
+        remote = await account.provider.create(submission)
+
+        if not enquiry.is_of(batch, remote):
+            return Unclear(reason=f"a create was answered with {remote.id}, which is another batch")
+
+        return Created(remote=remote, found=False)
     except (Unsent, Throttled, Blocked):
         raise
     except (Unavailable, OSError) as error:
@@ -312,6 +333,7 @@ async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | 
     known = dict(account.batches)
     missing = [batch for batch in batches if batch.id not in known]
     inputs: dict[BatchId, RemoteFile | None] = {}
+    is_whole = True
 
     if missing:
         inputs = await enquiry.inputs(account, missing)
@@ -323,9 +345,32 @@ async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | 
             ),
             now=context.clock.now(),
         )
+        is_whole = read.complete
         known |= enquiry.ours(context, read.batches)
+        known |= await _nameless(context, missing, read.batches)
 
-    return [_looked_up(context, batch, known.get(batch.id), inputs) for batch in batches]
+    return [
+        _looked_up(context, batch, known.get(batch.id), inputs, is_whole=is_whole)
+        for batch in batches
+    ]
+
+
+async def _nameless(
+    context: Context, batches: Sequence[Batch], listed: Sequence[RemoteBatch]
+) -> dict[str, RemoteBatch]:
+    """Return which of *batches* are listed without their name, but made of their file."""
+    found: dict[str, RemoteBatch] = {}
+
+    for batch in batches:
+        siblings = await context.store.batches_of(batch.job)
+        known = {other.remote_id for other in siblings if other.remote_id is not None}
+        remote = enquiry.made_of(batch, listed, known)
+
+        if remote is not None:
+            metadata = {BATCH_KEY: batch.id, SHA256_KEY: batch.sha256}
+            found[batch.id] = replace(remote, metadata=metadata)
+
+    return found
 
 
 def _looked_up(
@@ -333,6 +378,8 @@ def _looked_up(
     batch: Batch,
     remote: RemoteBatch | None,
     inputs: Mapping[BatchId, RemoteFile | None],
+    *,
+    is_whole: bool,
 ) -> Outcome:
     try:
         account = context.account(batch.provider, batch.base_url)
@@ -340,8 +387,8 @@ def _looked_up(
         if remote is not None:
             return enquiry.found(batch, remote)
 
-        if inputs[batch.id] is None and context.clock.now() < batch.give_up_at:
-            raise enquiry.stranger(account, batch)
+        if context.clock.now() < batch.give_up_at:  # nothing is bought after that
+            enquiry.check_absence(account, batch, inputs[batch.id], is_whole=is_whole)
     except ProviderError as error:
         return enquiry.failure(error)
     except Bug as error:
@@ -389,7 +436,8 @@ async def _asked(
     outcomes: dict[BatchId, Outcome] = {}
     strangers: list[BatchId] = []
 
-    for batch in batches:
+    # What failed before comes last: it must not keep the others from being asked.
+    for batch in sorted(batches, key=lambda batch: batch.failures > 0):
         try:
             outcomes[batch.id] = await enquiry.asked(context, account, batch)
         except ProviderError as error:
@@ -398,7 +446,9 @@ async def _asked(
             if error.code == enquiry.OTHER_ACCOUNT:
                 strangers.append(batch.id)
 
-                if len(strangers) > 1:
+                if len(strangers) > 1 and not any(
+                    isinstance(outcome, Polled) for outcome in outcomes.values()
+                ):
                     return outcomes | dict.fromkeys(strangers, enquiry.strangers(account))
             elif not isinstance(error, Refused):
                 break
@@ -427,7 +477,7 @@ async def download(context: Context, batch: Batch) -> Outcome:
     files = (batch.output_file, batch.error_file)
 
     if batch.looks > 0 and batch.remote_id is not None:
-        remote = await _seen_again(account, batch.remote_id)
+        remote = await _seen_again(account, batch)
 
     if remote is not None:
         files = (remote.output_file or files[0], remote.error_file or files[1])
@@ -441,12 +491,17 @@ async def download(context: Context, batch: Batch) -> Outcome:
     return Downloaded(remote=remote)
 
 
-async def _seen_again(account: Account, remote_id: str) -> RemoteBatch | None:
+async def _seen_again(account: Account, batch: Batch) -> RemoteBatch | None:
     """Return what a batch is by now, None if the provider does not know it: its files may do."""
     try:
-        return await account.provider.retrieve(remote_id)
+        remote = await account.provider.retrieve(batch.remote_id or "")
     except NotFound:
         return None
+
+    if not enquiry.is_it(batch, remote):
+        raise Unavailable(f"asked for {batch.remote_id}, the provider answers {remote.id}")
+
+    return remote
 
 
 async def _fetched(context: Context, account: Account, batch: Batch, file: str, path: Path) -> None:
@@ -454,8 +509,13 @@ async def _fetched(context: Context, account: Account, batch: Batch, file: str, 
 
     Its requests are then found missing and asked again, which may pay for them twice.
     """
+    later = path.with_name(path.name + ".later") if batch.looks else path
+
     try:
-        await account.provider.download(file, path)
+        await account.provider.download(file, later)
+
+        if later != path:
+            await anyio.to_thread.run_sync(keep_longer, later, path)
     except NotFound:
         if batch.missed < TRIES_FOR_A_FILE:
             raise

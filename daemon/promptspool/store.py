@@ -156,7 +156,7 @@ SCHEMA = (
     """,
     """
     ALTER TABLE providers ADD COLUMN paused_work TEXT NOT NULL DEFAULT 'all'
-        CHECK (paused_work IN ('all', 'uploads', 'creations'));
+        CHECK (paused_work IN ('all', 'uploads', 'creations', 'downloads'));
     ALTER TABLE batches ADD COLUMN progressed_at REAL;
     ALTER TABLE batches ADD COLUMN stalls INTEGER NOT NULL DEFAULT 0;
 
@@ -364,6 +364,12 @@ class Store:
         """Keep *value* under *key*."""
         async with self._transaction() as connection:
             await connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    async def forget(self, job: JobId) -> None:
+        """Delete the rows of *job*, if there are any; its history stays."""
+        async with self._transaction() as connection:
+            await connection.execute("DELETE FROM batches WHERE job = ?", (job,))
+            await connection.execute("DELETE FROM jobs WHERE id = ?", (job,))
 
     async def write(self, change: Change) -> None:
         """Apply *change* in one transaction, or nothing of it.

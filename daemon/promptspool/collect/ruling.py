@@ -182,8 +182,9 @@ def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
     for place in doomed:
         places[place] = FAILED
 
-    is_expired = batch.remote_status is RemoteStatus.EXPIRED
-    pause_s = 0.0 if is_expired else _backoff(request_backoff_s, batch.waits)
+    # After a whole window at the provider there is no use in waiting here, too.
+    has_waited = batch.remote_status is RemoteStatus.EXPIRED and _lived(batch) >= MAX_DELAY_S
+    pause_s = 0.0 if has_waited else _backoff(request_backoff_s, batch.waits)
     retry_s = _backoff(request_backoff_s, batch.attempt)
 
     return Ruling(
@@ -194,6 +195,14 @@ def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
         },
         otherwise=_too_old([]) if is_over else _MISSING,
     )
+
+
+def _lived(batch: Batch) -> float:
+    """Return the seconds that a batch was at the provider; a long time if it does not say."""
+    if batch.created_at is None or batch.ended_at is None:
+        return MAX_DELAY_S
+
+    return batch.ended_at - batch.created_at
 
 
 def _given_up(batch: Batch, cure: Remedy, faults: Sequence[BatchFault]) -> Ruling:

@@ -43,7 +43,7 @@ MAX_REUPLOADS = 5
 LOST_AFTER_S = 900.0
 """A batch is lost after 404s for this long (F15: providers flap for minutes) ..."""
 
-LOST_AFTER_SIGHTINGS = 5
+LOST_AFTER_SIGHTINGS = 12
 """... and for this many times in a row."""
 
 QUICK_POLLS = 30
@@ -177,12 +177,15 @@ def _not_listed(batch: Batch, now: float, rules: Rules) -> Batch:
             looks=0,
             unclear_at=None,
             failures=0,
+            waits=batch.waits + 1,
             due_at=now,
             intended_at=now,
             why=None,
         )
 
-    return replace(batch, looks=1, failures=0, due_at=now + rules.grace(batch.provider))
+    grace_s = min(rules.grace(batch.provider) * 2.0 ** min(batch.waits, 16), 3600.0)
+
+    return replace(batch, looks=1, failures=0, due_at=now + grace_s)
 
 
 def _created(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batch:

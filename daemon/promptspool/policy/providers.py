@@ -84,7 +84,7 @@ def decide_provider(  # noqa: PLR0913, PLR0917 - `decide`, and what the row was 
         case Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
             return _refused_or_throttled(state, outcome, now, rules, work)
         case Failed(trouble=Trouble.OUTAGE):
-            return _struck(state, row, outcome, now, rules)
+            return _struck(state, row, outcome, now, rules, work)
         case (
             Uploaded()
             | Created()
@@ -102,10 +102,14 @@ def decide_provider(  # noqa: PLR0913, PLR0917 - `decide`, and what the row was 
 
 
 def _answered(state: ProviderState, now: float, work: Work) -> ProviderState:
-    if state.paused_work not in (Work.ALL, work):
-        return replace(state, struck="") if state.struck else state
+    """Forget the strikes of *work*, and end a pause that is about it and is over."""
+    if state.pauses > 0 and state.paused_work in (Work.ALL, work):
+        return state if _is_paused(state, now) else _resumed(state)
 
-    return state if _is_paused(state, now) else _resumed(state)
+    strikes = state.struck.split()
+    others = [strike for strike in strikes if not strike.startswith(f"{work.value}/")]
+
+    return state if others == strikes else replace(state, struck=" ".join(others))
 
 
 def _is_paused(state: ProviderState, now: float) -> bool:
@@ -151,24 +155,30 @@ def _paused(state: ProviderState, failure: Failed, now: float, backoff: Backoff)
     )
 
 
-def _struck(
-    state: ProviderState, row: str, failure: Failed, now: float, rules: Rules
+def _struck(  # noqa: PLR0913, PLR0917 - as `decide_provider`
+    state: ProviderState, row: str, failure: Failed, now: float, rules: Rules, work: Work
 ) -> ProviderState:
-    """Count an outage once a row; one row alone may be at fault itself."""
-    rows = state.struck.split()
-    is_counted = state.pauses == 0 or state.paused_work is not Work.ALL
+    """Count an outage once a row; one row alone may be at fault itself.
 
-    if is_counted and row in rows:
+    Where all of them were at the same work, that work is paused, else everything.
+    """
+    strikes = state.struck.split()
+    strike = f"{work.value}/{row}"
+    is_counted = state.pauses == 0 or state.paused_work not in (Work.ALL, work)
+
+    if is_counted and strike in strikes:
         return state
 
-    struck = [*rows, row][:OUTAGE_STRIKES]
-    after = replace(state, struck=" ".join(struck))
+    strikes = [*strikes, strike][-OUTAGE_STRIKES:]
+    after = replace(state, struck=" ".join(strikes))
 
-    if is_counted and len(struck) < OUTAGE_STRIKES:
+    if is_counted and len(strikes) < OUTAGE_STRIKES:
         return after
 
-    if after.paused_work is not Work.ALL:  # the outage's own length counts
-        after = replace(after, paused_work=Work.ALL, paused_until=None)
+    if is_counted:
+        is_one = state.pauses == 0 and all(one.startswith(f"{work.value}/") for one in strikes)
+        # Beside another pause the outage's own length counts.
+        after = replace(after, paused_work=work if is_one else Work.ALL, paused_until=None)
 
     return _paused(after, failure, now, rules.retry)
 

@@ -72,7 +72,8 @@ class Page:
     """One page of the list of batches."""
 
     batches: Sequence[RemoteBatch]
-    has_more: bool
+    has_more: bool | None
+    """None if the provider does not say: then the end is a page without anything new."""
     answered_at: float | None
     """The provider's clock, from `Date`; None if it did not say."""
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from promptspool.model import RemoteBatch
     from promptspool.provider.base import Provider
 
+SMALLEST_PAGE = 20
+"""What lists give at once that do not take our word for it (OpenAI's default): less is all."""
+
 SKEW_S = 600.0
 """How far the provider's clock may be off from what its `Date` says, and lists from their order."""
 
@@ -65,11 +68,13 @@ async def sweep(  # noqa: PLR0913 - how far, by which clock, and when to end ear
         is_sorted = is_sorted and _runs_back(result.batches[-len(page.batches) - 1 :])
         last = page.batches[-1].id if page.batches else None
 
-        is_over = not page.has_more or last is None or last in passed  # some lists go round
+        is_round = last in passed  # some lists start again, or never go on
+        is_over = page.has_more is False or last is None
         is_far = is_sorted and _is_older(page.batches, min(back_to + offset, floor) - SKEW_S)
-        result.complete = is_over or is_far
+        is_small = page.has_more is None and len(page.batches) < SMALLEST_PAGE
+        result.complete = is_over or is_far or (is_round and is_small)
 
-        if result.complete or (wanted and not missing):
+        if result.complete or is_round or (wanted and not missing):
             break
 
         passed.add(last)

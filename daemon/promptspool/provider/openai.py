@@ -113,14 +113,15 @@ class OpenAI:
         """Return up to a hundred batches, those behind *after*."""
         parameters = {"limit": str(PAGE_SIZE)} | ({"after": after} if after else {})
         data, headers = await self._http.json("GET", "/batches", params=parameters)
-        items = data.get("data")
+        items = data.get("data", ())
+        items = [] if items is None else items
 
         if not isinstance(items, list):
             raise Unavailable("the list of batches has no data")
 
         return Page(
             batches=[remote_batch(item) for item in items if _may_be_ours(item)],
-            has_more=bool(items) and bool(data.get("has_more", len(items) >= PAGE_SIZE)),
+            has_more=_has_more(data, items),
             answered_at=http_date(headers.get("date")),
         )
 
@@ -228,6 +229,12 @@ def remote_batch(data: object) -> RemoteBatch:
         failed=_count(counts.get("failed")),
         errors=faults(data.get("errors")),
     )
+
+
+def _has_more(data: dict[str, Any], items: list[Any]) -> bool | None:
+    said = data.get("has_more")
+
+    return False if not items else said if isinstance(said, bool) else None
 
 
 def _says_unknown(error: object) -> bool:
