@@ -688,14 +688,10 @@ async def test_a_key_of_another_project_buys_nothing_again(tmp_path: Path) -> No
 
     async with simulated(tmp_path, overrides=patient) as world:
         world.simulator.faults.add(*unknown)
+        nothing = '{"object":"list","data":[],"has_more":false}'
         world.simulator.faults.add(
-            Fault(
-                route="batches.list",
-                times=60,
-                action="status",
-                status=200,
-                body='{"object":"list","data":[],"has_more":false}',
-            )
+            Fault(route="batches.list", times=60, status=200, body=nothing),
+            Fault(route="files.list", times=60, status=200, body=nothing),
         )
         await answered(world, questions(3))
 
