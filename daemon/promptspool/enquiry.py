@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -199,23 +200,27 @@ def found(batch: Batch, remote: RemoteBatch) -> Outcome:
     return Created(remote=remote, found=True)
 
 
-def made_of(batch: Batch, batches: Sequence[RemoteBatch], known: set[str]) -> RemoteBatch | None:
-    """Return a batch without a name of ours that was made of our file, None if there is none.
+async def nameless(
+    context: Context, batches: Sequence[Batch], listed: Sequence[RemoteBatch]
+) -> dict[str, RemoteBatch]:
+    """Return which of *batches* are listed without their name, but made of their file.
 
-    Some providers keep metadata to themselves, but the file is ours alone. *known* are the remote
-    ids of its job's other batches, which may share the file.
+    Some providers keep metadata to themselves; an input file is ours alone, and shared by batches
+    of one job only, whose remote ids are known.
     """
-    return next(
-        (
-            remote
-            for remote in batches
-            if BATCH_KEY not in remote.metadata
-            and remote.input_file is not None
-            and remote.input_file == batch.input_file
-            and remote.id not in known
-        ),
-        None,
-    )
+    made: dict[str, RemoteBatch] = {}
+
+    for batch in batches:
+        known = {other.remote_id for other in await context.store.batches_of(batch.job)}
+
+        for remote in listed:
+            is_made = remote.input_file is not None and remote.input_file == batch.input_file
+
+            if is_made and BATCH_KEY not in remote.metadata and remote.id not in known:
+                metadata = {BATCH_KEY: batch.id, SHA256_KEY: batch.sha256}
+                made[batch.id] = replace(remote, metadata=metadata)
+
+    return made
 
 
 def is_it(batch: Batch, remote: RemoteBatch) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -347,30 +347,12 @@ async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | 
         )
         is_whole = read.complete
         known |= enquiry.ours(context, read.batches)
-        known |= await _nameless(context, missing, read.batches)
+        known |= await enquiry.nameless(context, missing, read.batches)
 
     return [
         _looked_up(context, batch, known.get(batch.id), inputs, is_whole=is_whole)
         for batch in batches
     ]
-
-
-async def _nameless(
-    context: Context, batches: Sequence[Batch], listed: Sequence[RemoteBatch]
-) -> dict[str, RemoteBatch]:
-    """Return which of *batches* are listed without their name, but made of their file."""
-    found: dict[str, RemoteBatch] = {}
-
-    for batch in batches:
-        siblings = await context.store.batches_of(batch.job)
-        known = {other.remote_id for other in siblings if other.remote_id is not None}
-        remote = enquiry.made_of(batch, listed, known)
-
-        if remote is not None:
-            metadata = {BATCH_KEY: batch.id, SHA256_KEY: batch.sha256}
-            found[batch.id] = replace(remote, metadata=metadata)
-
-    return found
 
 
 def _looked_up(
