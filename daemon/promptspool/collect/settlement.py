@@ -65,23 +65,11 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
         return msgspec.json.decode(settled.read_bytes(), type=SettledBatch)
 
     rows = rows_of(folder, batch)
-    verdicts = bytearray(len(rows))
-    judge = Judge(response_schema)
-
-    failures: dict[int, str] = {}
-
-    for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
-        verdicts[answer.place] = answer.verdict
-
-        if answer.verdict is Verdict.RETRY:
-            failures[answer.place] = sys.intern(judge.code(answer.line))
-        else:
-            failures.pop(answer.place, None)
-
+    verdicts, failures = _read(folder, batch, rows, Judge(response_schema))
+    has_run = batch.remote_status is None or batch.remote_status.has_run
     stopped: str | None = None
-    has_answers = any(verdicts)
 
-    if batch.remote_status is not None and not batch.remote_status.has_run and not has_answers:
+    if not has_run and not any(verdicts):
         ruling = refused(batch, now)
     elif (reason := doubt(batch, verdicts)) is not None:
         return Doubtful(reason=reason)
@@ -101,6 +89,24 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
     write_durably(settled, msgspec.json.encode(result))
 
     return result
+
+
+def _read(
+    folder: Path, batch: Batch, rows: Sequence[int], judge: Judge
+) -> tuple[bytearray, dict[int, str]]:
+    """Return each request's verdict by its place, and the code of each that may be asked again."""
+    verdicts = bytearray(len(rows))
+    failures: dict[int, str] = {}
+
+    for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
+        verdicts[answer.place] = answer.verdict
+
+        if answer.verdict is Verdict.RETRY:
+            failures[answer.place] = sys.intern(judge.code(answer.line))
+        else:
+            failures.pop(answer.place, None)
+
+    return verdicts, failures
 
 
 class _RequestFile:

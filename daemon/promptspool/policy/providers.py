@@ -76,9 +76,9 @@ def decide_provider(  # noqa: PLR0913, PLR0917 - `decide`, and what the row was 
 ) -> ProviderState:
     """Return what *outcome* of *row* says about the provider; the same object if nothing new.
 
-    A rate limit or a refused account pauses at once the *work* that met it, ALL unless the row was
-    being submitted; an outage pauses everything when several different rows met it. A real answer
-    to that work ends a pause, but for one that still lasts: then it came to an older call.
+    A rate limit or a refused account pauses at once the *work* that met it, an outage when several
+    different rows met it; where they were at different work, it pauses everything. A real answer to
+    that work ends a pause, but for one that still lasts: then it came to an older call.
     """
     match outcome:
         case Failed(trouble=Trouble.THROTTLED | Trouble.BLOCKED):
