@@ -440,7 +440,7 @@ async def test_what_cannot_be_read_is_kept_for_people(tmp_path: Path) -> None:
 
 async def test_a_batch_that_stands_still_is_told(tmp_path: Path) -> None:
     """A batch that makes no progress for hours is a warning, each time as many hours again."""
-    often = {"polling": {"stalled": "30m", "cap": "10m"}, "retry": {"max_age": "110m"}}
+    often = {"polling": {"stalled": "30m", "cap": "10m"}, "retry": {"max_age": "125m"}}
 
     async with simulated(tmp_path, overrides=often) as world:
         world.simulator.faults.add_batch(BatchFault(stuck_in="finalizing"))
