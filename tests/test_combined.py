@@ -222,6 +222,24 @@ async def test_a_create_answered_with_another_batch_is_unclear(tmp_path: Path) -
         assert world.errors("f.jsonl") == []
 
 
+async def test_a_cancel_answered_with_a_strangers_batch_changes_nothing(tmp_path: Path) -> None:
+    """What ours has answered by the time it is cancelled is delivered, whoever was named."""
+    short = {"retry": {"max_age": "2h"}}
+
+    async with simulated(tmp_path, overrides=QUIET | short) as world:
+        world.simulator.faults.add_batch(BatchFault(stuck_in="in_progress", done=0.5))
+        world.simulator.faults.add(
+            Fault(route="batches.cancel", point="after", status=200, body=json.dumps(OTHER))
+        )
+        world.drop("f.jsonl", questions(4))
+
+        assert await world.drain()
+
+        world.assert_conserved("f.jsonl", [f"q{n}" for n in range(4)])
+        assert len(world.results("f.jsonl")) == 2
+        assert_paid_once(world)
+
+
 async def test_an_upload_answered_with_another_file_is_not_it(tmp_path: Path) -> None:
     """A batch is made of its own file, not of whatever file the answer to an upload names."""
     async with simulated(tmp_path) as world:

@@ -207,3 +207,23 @@ async def test_a_page_that_fails_fails_the_sweep() -> None:
 
     with pytest.raises(Unavailable):
         await swept(Broken(batches(YOUNG_TO_OLD)))
+
+
+class Blank(Lister):
+    """A provider whose page has no batch that could be gone on from, though there are more."""
+
+    async def page(self, after: str | None) -> Page:
+        """Return nothing, and promise more."""
+        await anyio.lowlevel.checkpoint()
+        self.asked.append(after)
+
+        return Page(batches=[], has_more=True, answered_at=NOW)
+
+
+@pytest.mark.parametrize("lister", [Looping(2), Blank([])], ids=["round", "blank"])
+async def test_a_list_without_an_end_proves_nothing(lister: Lister) -> None:
+    """What could not be read to its end is not taken for the whole."""
+    read = await swept(lister)
+
+    assert not read.complete
+    assert read.pages < 4

@@ -269,7 +269,8 @@ async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
 
     if is_overdue and not is_over and account.provider.dialect.cancels:
         try:
-            remote = await account.provider.cancel(batch.remote_id)
+            cancelled = await account.provider.cancel(batch.remote_id)
+            remote = cancelled if is_it(batch, cancelled) else remote
         except Refused as error:
             if batch.polls & (batch.polls - 1) == 0:  # as often as anything that goes on failing
                 _log.warning("batch.uncancelled", remote_id=batch.remote_id, reason=error.message)

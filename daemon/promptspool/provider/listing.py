@@ -68,10 +68,10 @@ async def sweep(  # noqa: PLR0913 - how far, by which clock, and when to end ear
         is_sorted = is_sorted and _runs_back(result.batches[-len(page.batches) - 1 :])
         last = page.batches[-1].id if page.batches else None
 
-        is_round = last in passed  # some lists start again, or never go on
-        is_over = page.has_more is False or last is None
+        is_round = last is None or last in passed  # some start again, or show nothing to go on from
+        is_over = page.has_more is False
         is_far = is_sorted and _is_older(page.batches, min(back_to + offset, floor) - SKEW_S)
-        is_small = page.has_more is None and len(page.batches) < SMALLEST_PAGE
+        is_small = page.has_more is None and 0 < len(page.batches) < SMALLEST_PAGE
         result.complete = is_over or is_far or (is_round and is_small)
 
         if result.complete or is_round or (wanted and not missing):
