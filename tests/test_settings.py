@@ -5,7 +5,7 @@ import re
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -34,9 +34,17 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "retry": settings.RetrySettings,
     "lanes": settings.LaneSettings,
     "intake": settings.IntakeSettings,
-    "profiles": settings.ProfileSettings,
+    "profiles.default": settings.ProfileSettings,
+    "profiles.default.notify": settings.NotifySettings,
+    "metrics": settings.MetricsSettings,
+    "retention": settings.RetentionSettings,
     "log": settings.LogSettings,
 }
+WITHOUT_DEFAULT = {
+    "api_key_file", "system", "prompt", "id", "sheet", "encoding", "delimiter", "files", "split",
+    "state", "max_cost", "max_cost_per_day", "max_cost_per_month", "webhook", "webhook_secret_env",
+    "webhook_secret_file", "listen", "textfile", "done", "rejected",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -88,32 +96,51 @@ def test_example_in_config_is_the_packaged_one() -> None:
 def test_example_shows_every_key(section: str) -> None:
     """Every key of every section stands in the example, set or commented out."""
     found = re.search(
-        rf"^\[{section}\b.*?(?=^\[|\Z)", settings.example_config(), re.MULTILINE | re.DOTALL
+        rf"^\[{re.escape(section)}[\].].*?(?=^\[|\Z)",
+        settings.example_config(),
+        re.MULTILINE | re.DOTALL,
     )
     assert found is not None
 
     shown = re.findall(r"^(?:# )?([a-z_]+) = ", found[0], re.MULTILINE)
 
-    assert sorted(shown) == sorted(SECTIONS[section].model_fields)
+    assert sorted(shown) == sorted({*SECTIONS[section].model_fields} - {"notify"})
+
+
+def test_example_shows_every_key_of_a_price() -> None:
+    """What a model costs is shown whole, in one table."""
+    found = re.search(
+        r'^# "my-model" = (\{.*?\})$', settings.example_config(), re.MULTILINE | re.DOTALL
+    )
+    assert found is not None
+
+    shown = tomllib.loads(f"price = {found[1].replace(chr(10) + '#', '')}")["price"]
+
+    assert set(shown) == set(settings.PriceSettings.model_fields)
+    assert settings.PriceSettings(**shown)
 
 
 def test_example_has_every_section() -> None:
     """No section of the model is missing from the example."""
-    assert set(SECTIONS) == set(Settings.model_fields)
+    assert {name.partition(".")[0] for name in SECTIONS} | {"prices"} == {*Settings.model_fields}
 
 
 def test_example_shows_the_defaults(load: Callable[..., Settings]) -> None:
     """Removing every comment sign changes nothing but the keys that have no default."""
     text = settings.example_config()
     bare = load(text)
-    without = {"api_key_file", "system", "prompt", "id", "sheet", "encoding", "delimiter", "files"}
-    without |= {"split"}
+    without: Any = {**dict.fromkeys(WITHOUT_DEFAULT, True), "notify": WITHOUT_DEFAULT}
     unset = r"^# (?!extend|response_schema)([a-z_]+ = )"  # these two name what is not there
 
     full = load(re.sub(unset, r"\1", text, flags=re.MULTILINE))
 
     for section in Settings.model_fields:
         old, new = getattr(bare, section), getattr(full, section)
+
+        if section == "prices":
+            assert old == new == {}
+            continue
+
         old, new = (next(iter(s.values())) if isinstance(s, dict) else s for s in (old, new))
         assert old.model_dump(exclude=without) == new.model_dump(exclude=without)
 

@@ -15,9 +15,13 @@ from promptspool.settings.sections import (
     IntakeSettings,
     LaneSettings,
     LogSettings,
+    MetricsSettings,
+    NotifySettings,
     PollingSettings,
+    PriceSettings,
     ProfileSettings,
     ProviderSettings,
+    RetentionSettings,
     RetrySettings,
     Settings,
     SpoolSettings,
@@ -88,8 +92,15 @@ def _section_of(where: list[str]) -> type[BaseModel]:
         "lanes": LaneSettings,
         "intake": IntakeSettings,
         "profiles": ProfileSettings,
+        "prices": PriceSettings,
+        "metrics": MetricsSettings,
+        "retention": RetentionSettings,
         "log": LogSettings,
     }
+
+    if where[:1] == ["profiles"] and where[-1] == "notify":
+        return NotifySettings
+
     return sections.get(where[0], Settings) if where else Settings
 
 

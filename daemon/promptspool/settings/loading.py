@@ -10,9 +10,9 @@ import os
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from promptspool.errors import ConfigError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FILE_NAME = "promptspool.toml"
 _JSON_KEYS = frozenset({"params", "response_schema", "images", "answers"})
 """Keys of a profile that are JSON in the environment; what is not JSON is a string."""
+
+_AnySection = TypeVar("_AnySection", bound=BaseModel)
 
 SYSTEM_FILE = Path("/etc/promptspool/promptspool.toml")
 
@@ -153,19 +155,27 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     def anchor(path: Path) -> Path:
         return (folder / path.expanduser()).resolve()
 
+    def anchored(section: _AnySection, *keys: str) -> _AnySection:
+        paths = {key: getattr(section, key) for key in keys}
+        found = {key: anchor(path) for key, path in paths.items() if path is not None}
+
+        return section.model_copy(update=found) if found else section
+
     providers = {
-        name: provider.model_copy(update={"api_key_file": anchor(provider.api_key_file)})
-        if provider.api_key_file is not None
-        else provider
-        for name, provider in settings.providers.items()
+        name: anchored(provider, "api_key_file") for name, provider in settings.providers.items()
     }
     profiles = {
-        name: profile.model_copy(update={"files": anchor(profile.files)})
-        if profile.files is not None
-        else profile
+        name: anchored(profile, "files").model_copy(
+            update={"notify": anchored(profile.notify, "webhook_secret_file")}
+        )
         for name, profile in settings.profiles.items()
     }
-    spool = settings.spool.model_copy(update={"path": anchor(settings.spool.path)})
+
     return settings.model_copy(
-        update={"spool": spool, "providers": providers, "profiles": profiles}
+        update={
+            "spool": anchored(settings.spool, "path", "state"),
+            "metrics": anchored(settings.metrics, "textfile"),
+            "providers": providers,
+            "profiles": profiles,
+        }
     )

@@ -29,6 +29,8 @@ MAX_SIDECAR_BYTES = 1_000_000
 _NOT_IN_A_SIDECAR = {
     "extend": "drop the file into that profile's folder of the inbox instead",
     "files": "who may drop files must not choose what the daemon reads; write it in the profile",
+    "notify": "who may drop files must not choose what the daemon runs; write it in the profile",
+    "max_cost": "who may drop files must not choose what they may cost; write it in the profile",
 }
 
 

@@ -21,11 +21,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from promptspool.schema import check_schema
 from promptspool.settings.values import (
     BaseUrl,
+    Dollars,
     Duration,
     Encoding,
     EnvName,
     Factor,
     LaneWidth,
+    Listen,
     PositiveDuration,
     ProfileName,
     ProviderName,
@@ -80,6 +82,8 @@ class SpoolSettings(_Section):
     """Where the spool is and how patiently its inbox is read."""
 
     path: Path = Path("spool")
+    state: Path | None = None
+    """Where the database and the control files are; None for `state/` in the spool."""
     settle: Duration = 2.0
     rescan: PositiveDuration = 60.0
     stop_grace: Duration = 10.0
@@ -109,6 +113,13 @@ class ProviderSettings(_Section):
     max_answer_bytes: Size = 64_000_000
     max_download: Size = 20_000_000_000
     cleanup: bool = True
+    max_cost: Dollars | None = None
+    """Of one job, as estimated; None for no limit."""
+    max_cost_per_day: Dollars | None = None
+    """Of all that is created in a day (UTC), estimated until it is known."""
+    max_cost_per_month: Dollars | None = None
+    max_tokens_enqueued: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """By model: how many input tokens may be in batches that have not ended."""
 
     @field_validator("base_url")
     @classmethod
@@ -153,6 +164,35 @@ class LaneSettings(_Section):
     poll: LaneWidth = 1
 
 
+class NotifySettings(_Section):
+    """Who is told when a job ends or waits for a person: a command, a webhook or both."""
+
+    on: tuple[Literal["delivered", "failed", "held"], ...] = ("delivered", "failed", "held")
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """A program and its arguments; no shell reads it."""
+    webhook: BaseUrl | None = None
+    webhook_secret_env: EnvName | None = None
+    webhook_secret_file: Path | None = None
+    allow_private: bool = False
+    """Whether the webhook may be in a private network or on this machine, and without TLS."""
+    timeout: PositiveDuration = 30.0
+
+
+class PriceSettings(_Section):
+    """What a model costs, in USD for a million tokens."""
+
+    input: Dollars
+    output: Dollars = 0.0
+    cached_input: Dollars | None = None
+    """None for the price of other input."""
+    batch_input: Dollars | None = None
+    """None, as for the two below, for half of the standard price."""
+    batch_output: Dollars | None = None
+    batch_cached_input: Dollars | None = None
+    as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """The date of these prices; None if it is not known."""
+
+
 class ProfileSettings(_Section):
     """How the rows of one inbox folder become requests."""
 
@@ -185,6 +225,11 @@ class ProfileSettings(_Section):
     on_bad_row: Literal["errors", "reject"] = "errors"
     on_duplicate_id: Literal["reject", "errors", "number"] = "reject"
     on_same_content: Literal["run", "skip"] = "run"
+    answer_tokens: Annotated[int, Field(ge=0)] = 200
+    """Assumed of each answer that its request does not limit, when costs are estimated."""
+    max_cost: Dollars | None = None
+    """As the provider's; the lower of the two holds."""
+    notify: NotifySettings = NotifySettings()
 
     @model_validator(mode="after")
     def _fits_the_endpoint(self) -> Self:
@@ -208,6 +253,23 @@ class IntakeSettings(_Section):
 
     max_expanded: Size = 20_000_000_000
     max_ratio: Annotated[int, Field(ge=1)] = 200
+
+
+class MetricsSettings(_Section):
+    """Where figures for a monitoring system are to be had; nowhere by default."""
+
+    listen: Listen | None = None
+    """HOST:PORT, or a port of this machine; None for none."""
+    textfile: Path | None = None
+    """A file for the textfile collector of node_exporter; None for none."""
+
+
+class RetentionSettings(_Section):
+    """How long what is finished is kept; None for ever."""
+
+    done: PositiveDuration | None = None
+    rejected: PositiveDuration | None = None
+    history: PositiveDuration | None = 7_776_000.0
 
 
 class LogSettings(_Section):
@@ -234,6 +296,10 @@ class Settings(BaseSettings):
     lanes: LaneSettings = LaneSettings()
     intake: IntakeSettings = IntakeSettings()
     profiles: dict[ProfileName, ProfileSettings] = Field(default_factory=dict)
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    """By model; what is not here has the list price."""
+    metrics: MetricsSettings = MetricsSettings()
+    retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
     _source: Path | None = PrivateAttr(default=None)
 

@@ -19,6 +19,7 @@ from promptspool.sandbox import Sandbox
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _LIMIT = 10**15
+MAX_PORT = 65_535
 _QUANTITY = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)\s*")
 
 
@@ -76,6 +77,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _listen(value: object) -> object:
+    """Return HOST:PORT; a port alone is one of this machine."""
+    text = str(value).strip() if isinstance(value, int | str) else ""
+    host, _, port = text.rpartition(":")
+
+    if not port.isdecimal() or int(port) > MAX_PORT or isinstance(value, bool):
+        raise ValueError('write HOST:PORT, as in "127.0.0.1:9464" or "[::1]:9464", or a port')
+
+    return f"{host or '127.0.0.1'}:{int(port)}"
+
+
 def _template(source: str) -> str:
     try:
         Sandbox().from_string(source)
@@ -113,6 +125,8 @@ Encoding = Annotated[str, AfterValidator(_encoding)]
 Template = Annotated[str, AfterValidator(_template)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Listen = Annotated[str, BeforeValidator(_listen)]
 Window = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}[hd]$")]
 LaneWidth = Annotated[int, Field(ge=1, le=64)]
 ProviderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
