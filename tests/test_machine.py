@@ -537,7 +537,7 @@ async def test_a_damaged_database_is_refused_and_rebuilt(
 
         assert isinstance(complaint, str)
         assert complaint.startswith(f"{world.spool.database}: the database is damaged (")
-        assert "move state/promptspool.db away" in complaint
+        assert "move promptspool.db away" in complaint
         assert "\n" not in complaint
 
         world.spool.database.rename(tmp_path / "damaged.db")
@@ -575,7 +575,7 @@ async def test_damage_while_running_ends_it(tmp_path: Path) -> None:
 
         assert isinstance(complaint, str)
         assert "the database is damaged (" in complaint
-        assert "move state/promptspool.db away" in complaint
+        assert "move promptspool.db away" in complaint
         assert "stage.abandoned" not in [line["event"] for line in log]
         world.spool.database.rename(tmp_path / "damaged.db")
 

@@ -19,6 +19,8 @@ from promptspool.model import (
     Job,
     JobId,
     JobStatus,
+    Notice,
+    NoticeStatus,
     ProviderState,
     ProviderStatus,
     RemoteBatch,
@@ -28,12 +30,17 @@ from promptspool.model import (
 from promptspool.outcomes import (
     AllClosed,
     Booted,
+    Cancelled,
     Created,
+    Crowded,
     Delivered,
     Doubtful,
     Downloaded,
+    Dropped,
     Failed,
     Gone,
+    Halted,
+    Held,
     Intended,
     Missed,
     NeverCreated,
@@ -42,7 +49,9 @@ from promptspool.outcomes import (
     Polled,
     Recalled,
     Rejected,
+    Released,
     Restarted,
+    Sent,
     Settled,
     Tidied,
     Trouble,
@@ -51,6 +60,7 @@ from promptspool.outcomes import (
     Unusable,
     Uploaded,
     Vanished,
+    Withdrawn,
     Woken,
 )
 from promptspool.policy import Backoff, Rules, decide, decide_provider
@@ -165,7 +175,13 @@ failures = st.builds(
     retry_after_s=st.none() | st.floats(min_value=0, max_value=86_400),
 )
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
-    st.just(Planned(batches=(), requests=1, sha256="0")),
+    st.builds(
+        Planned,
+        batches=st.just(()),
+        requests=st.just(1),
+        sha256=st.just("0"),
+        held=st.none() | st.just("too dear"),
+    ),
     st.just(Unusable(reason="empty")),
     st.just(Rejected()),
     st.just(AllClosed()),
@@ -174,6 +190,14 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.just(Tidied()),
     st.builds(Uploaded, file=texts),
     st.just(Intended()),
+    st.just(Crowded(reason="no room")),
+    st.builds(Held, reason=st.just("too dear"), until=st.none() | times),
+    st.builds(Released, by_hand=st.booleans()),
+    st.just(Cancelled()),
+    st.just(Withdrawn()),
+    st.builds(Halted, is_over=st.booleans()),
+    st.just(Sent()),
+    st.just(Dropped(reason="gone")),
     st.builds(Created, remote=remotes, found=st.booleans()),
     st.just(Unclear(reason="reset")),
     st.just(Restarted()),
@@ -240,7 +264,18 @@ states = st.sampled_from(ProviderStatus).flatmap(
         paused_at=st.none() | times,
     ),
 )
-rows: st.SearchStrategy[Row] = st.one_of(jobs, batches, states)
+notices = st.builds(
+    Notice,
+    id=st.just("j/job.held.3/command"),
+    job=st.just(JobId("20261120t231853z-4f7k2m")),
+    event=st.just("job.held"),
+    target=st.just("command"),
+    status=st.just(NoticeStatus.PENDING),
+    due_at=st.just(NOW),
+    failures=st.integers(min_value=0, max_value=20),
+    made_at=times,
+)
+rows: st.SearchStrategy[Row] = st.one_of(jobs, batches, states, notices)
 
 
 def test_every_kind_of_outcome_is_tried() -> None:
@@ -282,7 +317,12 @@ def test_what_has_a_stage_is_due_and_nothing_else(row: Row, outcome: Outcome, no
     is_hopeless = trouble is Trouble.CRASH and row.failures >= MAX_CRASHES
     is_aside = (trouble is Trouble.BUG or is_hopeless) and after.status is row.status
 
-    if is_aside:
+    # Only a person, or a new day or month, moves what is held for its cost.
+    is_held = isinstance(outcome, Held) or after.status is JobStatus.HELD
+
+    if is_held:
+        assert after.why or after.status is not JobStatus.HELD or after.due_at is not None
+    elif is_aside:
         assert after.due_at is None
         assert after.why is not None
         assert after.why.startswith("set aside")
@@ -881,7 +921,7 @@ def test_work_at_home_says_nothing_of_a_provider(outcome: Outcome) -> None:
 
 def test_the_table_knows_every_status() -> None:
     """Every status has its row in the table, and leads to its own kind only."""
-    every = [*JobStatus, *BatchStatus, *ProviderStatus]
+    every = [*JobStatus, *BatchStatus, *ProviderStatus, *NoticeStatus]
 
     assert set(TRANSITIONS) == set(every)
 
@@ -893,6 +933,7 @@ def test_every_live_status_has_a_stage_or_is_moved_by_others() -> None:
     """A status without a stage is an end, or is moved on by what it waits for."""
     waiting = {JobStatus.PLANNED, ProviderStatus.READY}
     ends = {JobStatus.DONE, JobStatus.REJECTED, BatchStatus.CLOSED}
+    ends |= {NoticeStatus.SENT, NoticeStatus.DROPPED}
 
     assert set(STAGES) == set(TRANSITIONS) - waiting - ends
     assert {status for status, after in TRANSITIONS.items() if not after} == ends

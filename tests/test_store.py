@@ -10,7 +10,7 @@ import aiosqlite
 import anyio
 import pytest
 
-import promptspool.store
+import promptspool.store.opening
 from promptspool.errors import Bug, SpoolError, StaleWrite, StoreError
 from promptspool.model import (
     Batch,
@@ -19,6 +19,8 @@ from promptspool.model import (
     Job,
     JobId,
     JobStatus,
+    Notice,
+    NoticeStatus,
     ProviderState,
     ProviderStatus,
     RemoteStatus,
@@ -47,6 +49,7 @@ JOB = Job(
     version=3,
     due_at=NOW + 0.25,
     failures=2,
+    failed_at=NOW - 7,
     priority=9,
     claimed_at=NOW - 0.125,
     planned_at=NOW,
@@ -54,6 +57,15 @@ JOB = Job(
     size_bytes=5_000_000_000,
     sha256="ab" * 32,
     requests=100,
+    bad_rows=4,
+    estimated_usd=1.25,
+    released_at=NOW + 1,
+    cancelled_at=NOW + 2,
+    retry_of=JobId("20261119t231853z-4f7k2m"),
+    results=90,
+    errors=10,
+    cost_usd=0.5,
+    standard_usd=1.0,
     why="HTTP 500: ünwell",
 )
 
@@ -69,6 +81,7 @@ BATCH = Batch(
     version=7,
     due_at=NOW,
     failures=1,
+    failed_at=NOW - 7,
     priority=-9,
     requests=100,
     size_bytes=190_000_000,
@@ -78,6 +91,11 @@ BATCH = Batch(
     reuploads=2,
     halvings=1,
     give_up_at=NOW + 259_200,
+    cancelled_at=NOW + 2,
+    estimated_input=1000,
+    estimated_output=200,
+    estimated_usd=0.25,
+    crowded_at=NOW - 8,
     input_file="file-1",
     uploaded_at=NOW - 3,
     intended_at=NOW - 2,
@@ -98,6 +116,14 @@ BATCH = Batch(
     output_file="file-2",
     error_file="file-3",
     errors='[{"code": "x"}]',
+    answered=90,
+    unanswered=3,
+    input_tokens=900,
+    cached_tokens=100,
+    output_tokens=190,
+    reasoning_tokens=20,
+    cost_usd=0.125,
+    standard_usd=0.25,
     why="reset",
 )
 
@@ -114,6 +140,22 @@ STATE = ProviderState(
     paused_at=NOW - 60,
     paused_work=Work.CREATIONS,
     why="HTTP 401",
+    failed_at=NOW - 7,
+    halted_at=NOW - 6,
+)
+
+NOTICE = Notice(
+    id=f"{JOB.id}/job.held/webhook",
+    job=JOB.id,
+    event="job.held",
+    target="webhook",
+    status=NoticeStatus.DROPPED,
+    version=2,
+    due_at=NOW + 5,
+    failures=3,
+    failed_at=NOW - 4,
+    made_at=NOW - 5,
+    why="gone",
 )
 
 
@@ -175,7 +217,7 @@ async def test_rows_come_back_as_they_were(store: Store) -> None:
 
 async def test_the_samples_say_all_that_a_row_can_say() -> None:
     """No field of the full samples is at its default, so a forgotten column would show."""
-    for row in (JOB, BATCH, STATE):
+    for row in (JOB, BATCH, STATE, NOTICE):
         for field in fields(row):
             assert getattr(row, field.name) != field.default
 
@@ -581,7 +623,7 @@ async def test_a_damaged_database_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "promptspool.db"
     path.write_bytes(b"this is no database at all. " * 1000)
 
-    with pytest.raises(SpoolError, match=r"move state/promptspool\.db away") as caught:
+    with pytest.raises(SpoolError, match=r"move promptspool\.db away") as caught:
         async with opened(path):
             pass
 
@@ -636,7 +678,7 @@ async def test_a_database_that_is_held_at_the_start_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new database that another program has locked is refused as what it is, not as damaged."""
-    monkeypatch.setattr(promptspool.store, "BUSY_MS", 20)
+    monkeypatch.setattr(promptspool.store.opening, "BUSY_MS", 20)
     path = tmp_path / "promptspool.db"
 
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -666,13 +708,13 @@ async def test_what_nobody_can_have_written_is_damage(tmp_path: Path, word: str)
             other.execute(f"UPDATE jobs SET status = {word}")  # noqa: S608 - our own
 
         for _ in range(2):
-            with pytest.raises(SpoolError, match=r"is damaged .*move state/promptspool\.db away"):
+            with pytest.raises(SpoolError, match=r"is damaged .*move promptspool\.db away"):
                 await store.live_jobs()
 
         with pytest.raises(SpoolError, match="is damaged"):
             await store.note("clean_stop", "1")
 
-    with pytest.raises(SpoolError, match=r"is damaged .*move state/promptspool\.db away"):
+    with pytest.raises(SpoolError, match=r"is damaged .*move promptspool\.db away"):
         async with opened(path):
             pass
 
@@ -690,7 +732,7 @@ async def test_a_large_database_is_not_read_through(
         other.execute("PRAGMA ignore_check_constraints = ON")
         other.execute("UPDATE jobs SET status = 'plxnned'")
 
-    monkeypatch.setattr(promptspool.store, "CHECKED_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(promptspool.store.opening, "CHECKED_BYTES", path.stat().st_size - 1)
 
     async with opened(path) as store:
         assert await store.meta("clean_stop") is None

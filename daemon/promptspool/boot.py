@@ -112,7 +112,7 @@ async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
     adopted = await anyio.to_thread.run_sync(inbox.claims.adopted, known)
 
     for job in adopted:  # one whose folder was away at an earlier start begins anew
-        await context.store.forget(job.id)
+        await context.store.forget([job.id])
 
     await context.store.write(Change(added=adopted, at=now))
 

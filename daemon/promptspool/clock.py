@@ -65,6 +65,11 @@ def since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def pause(seconds: float) -> None:
+    """Block for so long: for command lines, never in the daemon."""
+    time.sleep(seconds)
+
+
 class SystemClock:
     """The machine's own clock, as it was set when this was made.
 

@@ -28,6 +28,8 @@ class JobStatus(Enum):
     """In `working/`; to be planned."""
     PLANNED = "planned"
     """Its batches are under way; they move it on."""
+    HELD = "held"
+    """Some of its batches would cost more than is allowed, and wait for a person or a new day."""
     SETTLED = "settled"
     """Every request has its final answer; to be delivered."""
     DELIVERED = "delivered"
@@ -59,6 +61,16 @@ class BatchStatus(Enum):
     """Whatever there is of answers is on disk, or it was refused; to be settled."""
     CLOSED = "closed"
     """Each of its requests has a final answer or is in a successor."""
+
+
+class NoticeStatus(Enum):
+    """Where one notice stands."""
+
+    PENDING = "pending"
+    """To be sent."""
+    SENT = "sent"
+    DROPPED = "dropped"
+    """Nobody took it for so long that it is not sent any more."""
 
 
 class ProviderStatus(Enum):
@@ -151,6 +163,8 @@ class Job:
     """When its stage is to run; None when it waits for its batches or is finished."""
     failures: int = 0
     """Consecutive failures of the present stage."""
+    failed_at: float | None = None
+    """When the first of these was."""
     priority: int = 0
     """Of what waits to be planned or submitted, the highest goes first."""
     claimed_at: float
@@ -161,8 +175,25 @@ class Job:
     """Of the original; None before it is planned."""
     requests: int | None = None
     """Rows of the file, bad ones too; None before it is planned."""
+    bad_rows: int = 0
+    """Those of which no request could be made."""
+    estimated_usd: float | None = None
+    """What its planned batches may cost; None before it is planned, or without a known price."""
+    released_at: float | None = None
+    """When a person let it go beyond the limits of cost."""
+    cancelled_at: float | None = None
+    """When a person cancelled it: nothing of it is submitted after that."""
+    retry_of: JobId | None = None
+    """The job whose failed requests it asks again; None for a dropped file."""
+    results: int | None = None
+    """Requests that were answered; None before it is delivered, as for the next three."""
+    errors: int | None = None
+    cost_usd: float | None = None
+    """An estimate from the tokens that were counted; None also without a known price."""
+    standard_usd: float | None = None
+    """What the same would have cost without batches."""
     why: str | None = None
-    """The latest failure, or why it was set aside; None when all is well."""
+    """The latest failure, or why it was set aside or is held; None when all is well."""
 
     @property
     def shown(self) -> str:
@@ -188,6 +219,8 @@ class Batch:
     due_at: float | None = None
     failures: int = 0
     """Consecutive failures of the present stage."""
+    failed_at: float | None = None
+    """When the first of these was."""
     priority: int = 0
     """Its job's."""
     requests: int
@@ -204,6 +237,15 @@ class Batch:
     """How often its lineage was halved after a refusal that named no line."""
     give_up_at: float
     """After this nothing of it is submitted again; a live batch is cancelled and collected."""
+    cancelled_at: float | None = None
+    """When a person cancelled its job; `give_up_at` is then, too."""
+    estimated_input: int = 0
+    """Tokens that its requests may hold; what counts as enqueued until it ends."""
+    estimated_output: int = 0
+    estimated_usd: float | None = None
+    """None if the price of its model is not known."""
+    crowded_at: float | None = None
+    """Since when it waits for other batches of its model to end; None if it does not."""
     input_file: str | None = None
     """The provider's id of the uploaded request file."""
     uploaded_at: float | None = None
@@ -235,6 +277,18 @@ class Batch:
     error_file: str | None = None
     errors: str | None = None
     """The provider's complaints about the whole batch: a JSON array of `wire.BatchFault`."""
+    answered: int = 0
+    """Requests that got their answer from it; nought before it is closed, as for the rest."""
+    unanswered: int = 0
+    """Requests that finally failed in it; the others are in its successors."""
+    input_tokens: int = 0
+    """As the provider counted, of all its answers, also of those that are asked for again."""
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float | None = None
+    """From these tokens; None before it is closed, or without a known price."""
+    standard_usd: float | None = None
     why: str | None = None
     """The latest failure, or why it was set aside; None when all is well."""
 
@@ -249,6 +303,8 @@ class ProviderState:
     due_at: float | None = None
     failures: int = 0
     """Consecutive failures of recall."""
+    failed_at: float | None = None
+    """When the first of these was."""
     sweeps: int = 0
     """Sweeps that recall still has to make."""
     struck: str = ""
@@ -260,11 +316,35 @@ class ProviderState:
     """When the first of these pauses began."""
     paused_work: Work = Work.ALL
     """What is paused."""
+    halted_at: float | None = None
+    """Since when a person lets nothing be submitted to it; None if nobody does."""
     why: str | None = None
 
 
-Row = Job | Batch | ProviderState
-Status = JobStatus | BatchStatus | ProviderStatus
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something to be told of a job, to one command or webhook."""
+
+    id: str
+    """`JOB/EVENT.VERSION/TARGET`, by the version of the job that it is about."""
+    job: JobId
+    event: str
+    """`job.delivered`, `job.failed` or `job.held`."""
+    target: str
+    """`command` or `webhook`."""
+    status: NoticeStatus = NoticeStatus.PENDING
+    version: int = 0
+    due_at: float | None = None
+    failures: int = 0
+    """How often it was not taken."""
+    failed_at: float | None = None
+    """When the first of these was."""
+    made_at: float
+    why: str | None = None
+
+
+Row = Job | Batch | ProviderState | Notice
+Status = JobStatus | BatchStatus | ProviderStatus | NoticeStatus
 
 WORK: dict[Status, Work] = {
     BatchStatus.PLANNED: Work.UPLOADS,
@@ -279,8 +359,13 @@ are down are none to stop polling.
 """
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    JobStatus.CLAIMED: frozenset({JobStatus.PLANNED, JobStatus.UNUSABLE, JobStatus.DONE}),
-    JobStatus.PLANNED: frozenset({JobStatus.SETTLED, JobStatus.DONE}),
+    JobStatus.CLAIMED: frozenset(
+        {JobStatus.PLANNED, JobStatus.HELD, JobStatus.UNUSABLE, JobStatus.DONE}
+    ),
+    JobStatus.PLANNED: frozenset(
+        {JobStatus.HELD, JobStatus.SETTLED, JobStatus.UNUSABLE, JobStatus.DONE}
+    ),
+    JobStatus.HELD: frozenset({JobStatus.PLANNED, JobStatus.UNUSABLE, JobStatus.DONE}),
     JobStatus.SETTLED: frozenset({JobStatus.DELIVERED, JobStatus.DONE}),
     JobStatus.DELIVERED: frozenset({JobStatus.DONE}),
     JobStatus.DONE: frozenset(),
@@ -308,6 +393,9 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     BatchStatus.CLOSED: frozenset(),
     ProviderStatus.RECALLING: frozenset({ProviderStatus.READY}),
     ProviderStatus.READY: frozenset({ProviderStatus.RECALLING}),
+    NoticeStatus.PENDING: frozenset({NoticeStatus.SENT, NoticeStatus.DROPPED}),
+    NoticeStatus.SENT: frozenset(),
+    NoticeStatus.DROPPED: frozenset(),
 }
 """Where each status may lead; staying is always allowed. Anything else is a bug.
 

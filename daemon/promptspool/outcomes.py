@@ -5,12 +5,17 @@ Pure values, made by stages and read by policy and journal. Raises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from promptspool.pricing import Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from promptspool.model import Batch, RemoteBatch
+    from promptspool.pricing import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +30,12 @@ class Planned:
     bad_rows: int = 0
     prompt_columns: tuple[str, ...] = ()
     """The columns that were taken for the prompt where the profile has no template."""
+    estimated_usd: float | None = None
+    """What the batches may cost; None if a price is not known."""
+    held: str | None = None
+    """Why none of it may be submitted before a person has looked; None if it may."""
+    is_small: bool = False
+    """Batching it saves next to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +64,8 @@ class Delivered:
     errors: int
     left_out: tuple[str, ...] = ()
     """Products that could not be made; the summary says why."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """What the summary says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +91,59 @@ class Uploaded:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
     """Nothing was done: the transition is the point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowded:
+    """There is no room for it among what the provider has in work; it waits for its turn."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """It would cost more than is allowed."""
+
+    reason: str
+    until: float | None
+    """When a new day or month may change that; None if only a person can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What was held may be tried again."""
+
+    by_hand: bool
+    """A person said so: limits of cost hold for it no longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """A person wants nothing more of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn:
+    """It was cancelled before anything of it had left this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halted:
+    """A person lets nothing be submitted, or (*is_over*) lets it again."""
+
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A notice was taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A notice is not to be sent any more."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +233,10 @@ class Settled:
     """What the provider said against the batch as a whole, with the lines of the dropped file."""
     stopped: str | None = None
     """The error that hit so many requests that they were not asked again; None if none did."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """What the provider counted of all its answers."""
+    cost: Cost | None = None
+    """What they cost; None if the price is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +293,14 @@ Outcome = (
     | Tidied
     | Uploaded
     | Intended
+    | Crowded
+    | Held
+    | Released
+    | Cancelled
+    | Withdrawn
+    | Halted
+    | Sent
+    | Dropped
     | Created
     | Unclear
     | Restarted

@@ -306,17 +306,25 @@ def sweep_removed(parent: Path) -> None:
 class Spool:
     """One spool directory. All but `state/` must share one file system."""
 
-    def __init__(self, root: Path) -> None:
-        """Name the parts of the spool at *root*; touches nothing."""
+    def __init__(self, root: Path, state: Path | None = None) -> None:
+        """Name the parts of the spool at *root*; touches nothing.
+
+        *state* is where the database and the control files are; None for `state/` in it.
+        """
         self.root = root
         self.inbox = root / "inbox"
         self.working = root / "working"
         self.outbox = root / "outbox"
         self.done = root / "done"
         self.rejected = root / "rejected"
-        self.state = root / "state"
+        self.state = state or root / "state"
         self._id_file = root / ".promptspool"
         self._held: os.stat_result | None = None
+
+    @property
+    def control(self) -> Path:
+        """Return where commands are left for the daemon."""
+        return self.state / "control"
 
     @property
     def database(self) -> Path:
@@ -357,10 +365,12 @@ class Spool:
             for folder in (self.inbox, self.working, self.outbox, self.done, self.rejected):
                 folder.mkdir(exist_ok=True)
 
-            self.state.mkdir(mode=0o750, exist_ok=True)
+            self.state.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self.control.mkdir(mode=0o770, exist_ok=True)
             sync_folder(self.root)
         except OSError as error:
-            message = f"{self.root}: the spool cannot be made here: {_why(error)}"
+            where = error.filename or self.root
+            message = f"{where}: the spool cannot be made here: {_why(error)}"
             raise SpoolError(message) from error
 
     def identity(self) -> str:
@@ -398,6 +408,18 @@ class Spool:
                 raise SpoolError(message) from error
 
             yield identity
+
+    def is_held(self) -> bool:
+        """Tell whether a daemon runs on this spool; raises `OSError` if that cannot be told."""
+        try:
+            with (self.state / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+
+        return False
 
     def _hold(self, lock: IO[bytes]) -> None:
         try:

@@ -12,17 +12,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from promptspool.errors import IllegalTransition
-from promptspool.model import TRANSITIONS, Batch, Job, ProviderState
+from promptspool.model import TRANSITIONS, Batch, Job, Notice, ProviderState
 from promptspool.policy.backoff import Backoff, Rules
 from promptspool.policy.batches import decide_batch
-from promptspool.policy.jobs import decide_job
+from promptspool.policy.jobs import WITHDRAWN, decide_job
+from promptspool.policy.notices import decide_notice
 from promptspool.policy.providers import decide_provider, decide_recall
 
 if TYPE_CHECKING:
     from promptspool.model import Row
     from promptspool.outcomes import Outcome
 
-__all__ = ["Backoff", "Rules", "decide", "decide_provider"]
+__all__ = ["WITHDRAWN", "Backoff", "Rules", "decide", "decide_provider"]
 
 
 def decide(row: Row, outcome: Outcome, now: float, rules: Rules) -> Row:
@@ -37,10 +38,15 @@ def decide(row: Row, outcome: Outcome, now: float, rules: Rules) -> Row:
             after = decide_batch(row, outcome, now, rules)
         case ProviderState():
             after = decide_recall(row, outcome, now, rules)
+        case Notice():
+            after = decide_notice(row, outcome, now, rules)
         case _:
             assert_never(row)
 
     if after.status is not row.status and after.status not in TRANSITIONS[row.status]:
         raise IllegalTransition(f"{row.id}: {row.status.value} cannot become {after.status.value}")
 
-    return replace(after, version=row.version + 1)
+    # Since when it fails is told by whether it did, here and nowhere else.
+    failed_at = None if not after.failures else row.failed_at if row.failures else now
+
+    return replace(after, version=row.version + 1, failed_at=failed_at)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from promptspool.errors import IllegalTransition
-from promptspool.model import Batch, Job, ProviderState
+from promptspool.model import Batch, Job, Notice, ProviderState
 from promptspool.outcomes import Trouble
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from promptspool.model import Row
     from promptspool.outcomes import Failed, Outcome
 
-AnyRow = TypeVar("AnyRow", Job, Batch, ProviderState)
+AnyRow = TypeVar("AnyRow", Job, Batch, ProviderState, Notice)
 
 MAX_CRASHES = 10
 """A stage that crashes so often in a row crashes always: its row is set aside."""

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 from promptspool.model import REMOTE_RANK, Batch, BatchStatus, RemoteStatus
 from promptspool.outcomes import (
+    Cancelled,
     Created,
+    Crowded,
     Doubtful,
     Downloaded,
     Failed,
     Gone,
+    Held,
     Intended,
     Missed,
     NeverCreated,
     NotListed,
     Polled,
+    Released,
     Restarted,
     Settled,
     Trouble,
@@ -25,6 +29,7 @@ from promptspool.outcomes import (
     Unclear,
     Uploaded,
     Vanished,
+    Withdrawn,
     Woken,
 )
 from promptspool.policy.backoff import fraction, illegal, postponed
@@ -62,21 +67,34 @@ def decide_batch(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Ba
             return _created(batch, remote, now, rules)
         case Turned(faults=faults):
             return _ended_without(batch, RemoteStatus.REFUSED, now, faults=faults)
-        case Woken():
+        case Woken() | Released():
             return replace(batch, due_at=now)
-        case Vanished():
-            return replace(batch, status=BatchStatus.CLOSED, due_at=None, why="its folder is gone")
-        case Polled(remote=remote) if batch.status is BatchStatus.CREATED:
-            return _polled(batch, remote, now, rules)
-        case Missed() if batch.status is BatchStatus.CREATED:
-            return _missed(batch, now, rules)
+        case Cancelled():
+            return replace(batch, give_up_at=now, cancelled_at=now, due_at=now)
+        case Vanished() | Withdrawn():
+            why = "its folder is gone" if isinstance(outcome, Vanished) else "cancelled"
+
+            return replace(batch, status=BatchStatus.CLOSED, due_at=None, why=why)
         case _:
             pass
+
+    if batch.status is BatchStatus.CREATED:
+        return _decide_running(batch, outcome, now, rules)
 
     if batch.status in (BatchStatus.ENDED, BatchStatus.DOWNLOADED):
         return _decide_collection(batch, outcome, now, rules)
 
     return _decide_submission(batch, outcome, now, rules)
+
+
+def _decide_running(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
+    match outcome:
+        case Polled(remote=remote):
+            return _polled(batch, remote, now, rules)
+        case Missed():
+            return _missed(batch, now, rules)
+        case _:
+            raise illegal(batch, outcome)
 
 
 def _decide_submission(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
@@ -86,7 +104,11 @@ def _decide_submission(batch: Batch, outcome: Outcome, now: float, rules: Rules)
         case BatchStatus.PLANNED, Uploaded(file=file):
             return replace(moved, status=BatchStatus.UPLOADED, input_file=file, uploaded_at=now)
         case BatchStatus.UPLOADED, Intended():
-            return replace(moved, status=BatchStatus.CREATING, intended_at=now)
+            return replace(moved, status=BatchStatus.CREATING, intended_at=now, crowded_at=None)
+        case BatchStatus.UPLOADED, Crowded(reason=reason):
+            return _crowded(batch, reason, now, rules)
+        case BatchStatus.UPLOADED, Held(reason=reason):
+            return replace(moved, due_at=None, crowded_at=None, why=reason)
         case BatchStatus.CREATING, Gone(reason=reason):
             return _gone(batch, reason, now, rules)
         case BatchStatus.CREATING, Unclear(reason=reason):
@@ -122,9 +144,35 @@ def _decide_collection(batch: Batch, outcome: Outcome, now: float, rules: Rules)
                 why=reason,
             )
         case BatchStatus.DOWNLOADED, Settled():
-            return replace(moved, status=BatchStatus.CLOSED, due_at=None)
+            return _closed(moved, outcome)
         case _:
             raise illegal(batch, outcome)
+
+
+def _crowded(batch: Batch, reason: str, now: float, rules: Rules) -> Batch:
+    """Look again as often as at a batch that runs: one that ends makes room."""
+    since = batch.crowded_at if batch.crowded_at is not None else now
+    delay = min(max(now - since, rules.polling.first_s), rules.polling.cap_s)
+
+    return replace(batch, due_at=now + delay, failures=0, crowded_at=since, why=reason)
+
+
+def _closed(moved: Batch, settled: Settled) -> Batch:
+    tokens, cost = settled.tokens, settled.cost
+
+    return replace(
+        moved,
+        status=BatchStatus.CLOSED,
+        due_at=None,
+        answered=settled.answered,
+        unanswered=settled.failed,
+        input_tokens=tokens.input,
+        cached_tokens=tokens.cached_input,
+        output_tokens=tokens.output,
+        reasoning_tokens=tokens.reasoning,
+        cost_usd=None if cost is None else cost.batch_usd,
+        standard_usd=None if cost is None else cost.standard_usd,
+    )
 
 
 def _failed_batch(batch: Batch, failure: Failed, now: float, rules: Rules) -> Batch:

@@ -12,6 +12,7 @@ from promptspool.outcomes import (
     Downloaded,
     Failed,
     Gone,
+    Halted,
     Missed,
     NotListed,
     Polled,
@@ -47,13 +48,17 @@ def decide_recall(
         case _, Failed():
             return postponed(state, outcome, now, rules)
         case _, Booted(sweeps=sweeps):
-            fresh = ProviderState(id=state.id, version=state.version, sweeps=sweeps)
+            fresh = ProviderState(
+                id=state.id, version=state.version, sweeps=sweeps, halted_at=state.halted_at
+            )
 
             return replace(
                 fresh,
                 status=ProviderStatus.RECALLING if sweeps else ProviderStatus.READY,
                 due_at=now if sweeps else None,
             )
+        case _, Halted(is_over=is_over):
+            return replace(state, halted_at=None if is_over else now)
         case ProviderStatus.RECALLING, Recalled() if state.sweeps > 1:
             due_at = now + rules.grace(state.id)
 

@@ -1,0 +1,463 @@
+"""Durable state, as the daemon reads and writes it.
+
+One connection, one writer. A write is one transaction: it is either all there after a crash or not
+at all, and with `synchronous=FULL` it is on the platter when the call returns. aiosqlite's
+connection is shared by all tasks and a cancelled statement still runs, so every transaction holds a
+lock and a shield, and awaits nothing but the database. The database is a cache of what the spool
+and the provider know: losing it costs uploads and look-ups, never a second paid batch. So one that
+is damaged is put to no further use: nothing that it says may be decided on.
+
+Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that breaks its table,
+`SpoolError` (environment) for a database that cannot be opened or is damaged, and `StoreError`
+(environment: a full disk, say) where SQLite refuses later.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+import anyio
+
+from promptspool.errors import SpoolError, StaleWrite
+from promptspool.model import (
+    Batch,
+    BatchStatus,
+    Job,
+    JobId,
+    JobStatus,
+    Notice,
+    NoticeStatus,
+    ProviderState,
+    ProviderStatus,
+)
+from promptspool.store.faults import translated
+from promptspool.store.rows import (
+    TABLES,
+    AnyRow,
+    by_kind,
+    columns,
+    history,
+    insert_statement,
+    row_of,
+    update_statement,
+    values_of,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+    import aiosqlite
+
+    from promptspool.model import Row, Status
+
+_QUEUED: frozenset[Status] = frozenset(
+    {JobStatus.CLAIMED, BatchStatus.PLANNED, BatchStatus.UPLOADED, BatchStatus.CREATING}
+)
+"""What is begun in the order of priority."""
+
+
+DAY_S = 86_400
+"""Days are UTC's, as in the bills of providers."""
+
+_FORGET = (
+    """
+    INSERT INTO spent
+    SELECT provider, CAST(intended_at / 86400 AS INTEGER),
+           total(coalesce(cost_usd, estimated_usd)), total(standard_usd),
+           sum(input_tokens), sum(output_tokens)
+    FROM batches WHERE job = :job AND intended_at IS NOT NULL GROUP BY 1, 2
+    ON CONFLICT (provider, day) DO UPDATE SET
+        usd = usd + excluded.usd,
+        standard_usd = standard_usd + excluded.standard_usd,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens
+    """,
+    "DELETE FROM history WHERE row IN (SELECT id FROM batches WHERE job = :job)",
+    "DELETE FROM history WHERE row IN (SELECT id FROM notices WHERE job = :job)",
+    "DELETE FROM history WHERE row = :job",
+    "DELETE FROM notices WHERE job = :job",
+    "DELETE FROM batches WHERE job = :job",
+    "DELETE FROM jobs WHERE id = :job",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one transaction writes: *updated* holds each row as it was and as it is to be."""
+
+    updated: Sequence[tuple[Row, Row]] = ()
+    added: Sequence[Row] = ()
+    at: float
+
+
+class Store:
+    """The open database."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        """Take a connection that `opened` has prepared."""
+        self._connection = connection
+        self._lock = anyio.Lock()
+        self._damage: str | None = None
+
+    # Reading.
+
+    async def pending(
+        self, statuses: Iterable[Status], providers: Iterable[str], *, now: float
+    ) -> set[tuple[Status, str | None]]:
+        """Return those of *statuses* that have due rows; for batches, by which of *providers*."""
+        asked: list[tuple[Status, str | None]] = []
+
+        for status in statuses:
+            names = providers if isinstance(status, BatchStatus) else (None,)
+            asked.extend((status, name) for name in names)
+
+        questions = ", ".join(_question(status) for status, _ in asked)
+        parameters: list[object] = []
+
+        for status, name in asked:
+            parameters += [status.value, now] if name is None else [name, status.value, now]
+
+        answers = (await self._fetch(f"SELECT {questions}", parameters))[0]
+
+        return {key for key, is_due in zip(asked, answers, strict=True) if is_due}
+
+    async def due(
+        self, status: Status, provider: str | None, *, now: float, limit: int
+    ) -> list[Row]:
+        """Return rows of *status* whose time has come, the longest due first.
+
+        Of what is not submitted yet, the highest priority comes before that. *provider* narrows
+        batches to one; it is None for everything else. Jobs to be tidied are left out while their
+        provider is paused.
+        """
+        is_queued = status in _QUEUED
+        order = "priority DESC, due_at" if is_queued else "due_at"
+        due = f"status = ? AND due_at <= ? ORDER BY {order} LIMIT ?"
+        parameters = (status.value, now, limit)
+
+        match status:
+            case JobStatus.DELIVERED:
+                paused = "SELECT id FROM providers WHERE paused_until > ? AND paused_work = 'all'"
+                clause = f"WHERE coalesce(provider, '') NOT IN ({paused}) AND {due}"
+
+                return [*await self._rows(Job, clause, (now, *parameters))]
+            case JobStatus():
+                index = "INDEXED BY jobs_queue " if is_queued else ""
+
+                return [*await self._rows(Job, f"{index}WHERE {due}", parameters)]
+            case ProviderStatus():
+                return [*await self._rows(ProviderState, f"WHERE {due}", parameters)]
+            case BatchStatus():
+                index = "INDEXED BY batches_queue " if is_queued else ""
+                clause = f"{index}WHERE provider = ? AND {due}"
+
+                return [*await self._rows(Batch, clause, (provider, *parameters))]
+            case NoticeStatus():
+                return [*await self._rows(Notice, f"WHERE {due}", parameters)]
+            case _:
+                assert_never(status)
+
+    async def next_due_at(self, now: float) -> float | None:
+        """Return the earliest deadline after *now* of any row or pause, None if there is none."""
+        deadlines = await self._fetch(
+            """
+            SELECT (SELECT min(due_at) FROM jobs WHERE due_at > :now),
+                   (SELECT min(due_at) FROM batches WHERE due_at > :now),
+                   (SELECT min(due_at) FROM providers WHERE due_at > :now),
+                   (SELECT min(due_at) FROM notices WHERE due_at > :now),
+                   (SELECT min(paused_until) FROM providers WHERE paused_until > :now)
+            """,
+            {"now": now},
+        )
+
+        return min((at for at in deadlines[0] if at is not None), default=None)
+
+    async def running(self, provider: str) -> list[Batch]:
+        """Return every batch of *provider* that is to be polled, due or not, youngest first."""
+        return await self._rows(
+            Batch,
+            "WHERE provider = ? AND status = 'created' AND due_at IS NOT NULL "
+            "ORDER BY created_at DESC",
+            (provider,),
+        )
+
+    async def batches_of(self, job: JobId) -> list[Batch]:
+        """Return all batches of *job* in the order in which they were added: parents first."""
+        return await self._rows(Batch, "WHERE job = ? ORDER BY rowid", (job,))
+
+    async def live_batches(self, job: JobId) -> int:
+        """Count the batches of *job* that are not closed."""
+        rows = await self._fetch(
+            "SELECT count(*) FROM batches WHERE job = ? AND status != 'closed'", (job,)
+        )
+
+        return int(rows[0][0])
+
+    async def job(self, job: JobId) -> Job | None:
+        """Return one job, None if it is unknown."""
+        rows = await self._rows(Job, "WHERE id = ?", (job,))
+
+        return rows[0] if rows else None
+
+    async def live_jobs(self) -> list[Job]:
+        """Return the jobs that still have something to do, oldest first."""
+        live = "INDEXED BY jobs_live WHERE status NOT IN ('done', 'rejected') ORDER BY id"
+
+        return await self._rows(Job, live, ())
+
+    async def job_with_content(self, sha256: str, *, other_than: JobId) -> Job | None:
+        """Return the oldest other usable job with the same original, None if there is none."""
+        rows = await self._rows(
+            Job,
+            "WHERE sha256 = ? AND id != ? AND status != 'rejected' ORDER BY id LIMIT 1",
+            (sha256, other_than),
+        )
+
+        return rows[0] if rows else None
+
+    async def providers(self) -> dict[str, ProviderState]:
+        """Return the state of every provider by name."""
+        return {state.id: state for state in await self._rows(ProviderState, "", ())}
+
+    async def nth_last_intent(self, provider: str, place: int, *, until: float) -> float | None:
+        """Return when the *place*-th last creation up to *until* was intended, None if of fewer."""
+        rows = await self._fetch(
+            "SELECT intended_at FROM batches WHERE provider = ? AND intended_at <= ? "
+            "ORDER BY intended_at DESC LIMIT 1 OFFSET ?",
+            (provider, until, place - 1),
+        )
+
+        return float(rows[0][0]) if rows else None
+
+    async def intents(self, provider: str, *, after: float, until: float) -> int:
+        """Count the creations that were intended after *after*, up to *until*."""
+        rows = await self._fetch(
+            "SELECT count(*) FROM batches WHERE provider = ? AND intended_at > ? "
+            "AND intended_at <= ?",
+            (provider, after, until),
+        )
+
+        return int(rows[0][0])
+
+    async def crowded(self, provider: str) -> list[Batch]:
+        """Return the batches of *provider* that wait for others of their model to end."""
+        return await self._rows(
+            Batch,
+            "INDEXED BY batches_queue WHERE provider = ? AND status = 'uploaded' "
+            "AND due_at IS NOT NULL AND crowded_at IS NOT NULL",
+            (provider,),
+        )
+
+    async def states(self) -> dict[str, int]:
+        """Count the live jobs and batches by status, as in `job.planned` and `batch.created`."""
+        rows = await self._fetch(
+            "SELECT 'job.' || status, count(*) FROM jobs INDEXED BY jobs_live "
+            "WHERE status NOT IN ('done', 'rejected') GROUP BY status UNION ALL "
+            "SELECT 'batch.' || status, count(*) FROM batches INDEXED BY batches_live "
+            "WHERE status != 'closed' GROUP BY status",
+            (),
+        )
+
+        return {str(state): int(count) for state, count in rows}
+
+    async def last_at(self) -> float | None:
+        """Return when the last transition was written, None if none ever was."""
+        rows = await self._fetch("SELECT at FROM history ORDER BY rowid DESC LIMIT 1", ())
+
+        return float(rows[0][0]) if rows else None
+
+    async def due_after(self, at: float) -> list[Row]:
+        """Return the jobs, batches and notices whose deadline is later than *at*."""
+        return [
+            *await self._rows(Job, "WHERE due_at > ?", (at,)),
+            *await self._rows(Batch, "WHERE due_at > ?", (at,)),
+            *await self._rows(Notice, "WHERE due_at > ?", (at,)),
+        ]
+
+    async def spent(self, provider: str, since: float) -> float:
+        """Return the USD that creations from *since* on took, estimated until they are known.
+
+        What was offered again counts once, when it was offered last; without a price it counts
+        nothing.
+        """
+        rows = await self._fetch(
+            """
+            SELECT (SELECT total(coalesce(cost_usd, estimated_usd)) FROM batches
+                    WHERE provider = :provider AND intended_at >= :since)
+                 + (SELECT total(usd) FROM spent WHERE provider = :provider AND day >= :day)
+            """,
+            {"provider": provider, "since": since, "day": int(since // DAY_S)},
+        )
+
+        return float(rows[0][0])
+
+    async def spent_on(self, job: JobId) -> float:
+        """Return the USD that the creations of *job* took, as `spent`."""
+        rows = await self._fetch(
+            "SELECT total(coalesce(cost_usd, estimated_usd)) FROM batches "
+            "WHERE job = ? AND intended_at IS NOT NULL",
+            (job,),
+        )
+
+        return float(rows[0][0])
+
+    async def enqueued(self, provider: str) -> dict[str, int]:
+        """Return, by model, the estimated input tokens of what may run at *provider*."""
+        rows = await self._fetch(
+            "SELECT model, sum(estimated_input) FROM batches INDEXED BY batches_enqueued "
+            "WHERE provider = ? AND status IN ('creating', 'unclear', 'created') GROUP BY model",
+            (provider,),
+        )
+
+        return {str(model): int(tokens) for model, tokens in rows}
+
+    async def batches(self, status: BatchStatus) -> list[Batch]:
+        """Return all batches of *status*."""
+        return await self._rows(Batch, "WHERE status = ?", (status.value,))
+
+    async def finished(self, before: float, limit: int) -> list[JobId]:
+        """Return jobs that were finished up to *before*, the oldest first."""
+        rows = await self._fetch(
+            "SELECT id FROM jobs WHERE status IN ('done', 'rejected') "
+            "AND coalesce(delivered_at, claimed_at) <= ? ORDER BY id LIMIT ?",
+            (before, limit),
+        )
+
+        return [JobId(str(row[0])) for row in rows]
+
+    async def interrupted(self) -> list[Batch]:
+        """Return the batches whose create may have been sent by a process that is gone."""
+        return await self._rows(Batch, "WHERE status IN ('creating', 'unclear')", ())
+
+    async def meta(self, key: str) -> str | None:
+        """Return a note of the daemon's own, None if it was never made."""
+        rows = await self._fetch("SELECT value FROM meta WHERE key = ?", (key,))
+
+        return str(rows[0][0]) if rows else None
+
+    # Writing.
+
+    async def note(self, key: str, value: str) -> None:
+        """Keep *value* under *key*."""
+        async with self._transaction() as connection:
+            await connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    async def forget(self, jobs: Sequence[JobId]) -> None:
+        """Delete all that is known of *jobs*, but for what was spent on them."""
+        async with self._transaction() as connection:
+            for job in jobs:
+                for statement in _FORGET:
+                    await connection.execute(statement, {"job": job})
+
+    async def forget_older(self, at: float) -> None:
+        """Delete what was spent, and the history of providers, from before *at*."""
+        async with self._transaction() as connection:
+            await connection.execute("DELETE FROM spent WHERE day < ?", (int(at // DAY_S),))
+            await connection.execute(
+                "DELETE FROM history WHERE row IN (SELECT id FROM providers) AND at < ?", (at,)
+            )
+
+    async def write(self, change: Change) -> None:
+        """Apply *change* in one transaction, or nothing of it.
+
+        Raises `StaleWrite` if an updated row is not as it was read. A row to be added that is
+        already there is left as it is: its id is derived from the same work.
+        """
+        async with self._transaction() as connection:
+            for kind, before_after in by_kind(change.updated).items():
+                cursor = await connection.executemany(
+                    update_statement(kind),
+                    [
+                        (*values_of(after), before.id, before.version)
+                        for before, after in before_after
+                    ],
+                )
+
+                if cursor.rowcount != len(before_after):
+                    ids = ", ".join(before.id for before, _ in before_after[:10])
+                    message = f"a {TABLES[kind]} row changed while it was worked on: {ids}"
+                    raise StaleWrite(message)
+
+            kinds: tuple[type[Row], ...] = (ProviderState, Job, Batch, Notice)
+
+            for kind in kinds:
+                added = [values_of(row) for row in change.added if type(row) is kind]
+                await connection.executemany(insert_statement(kind), added)
+
+            await connection.executemany(
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
+                history(change.updated, change.added, change.at),
+            )
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Hold the connection for one transaction; nothing but database calls inside.
+
+        The shield is needed because a cancelled statement still runs: it would land in whatever
+        transaction comes next.
+        """
+        with anyio.CancelScope(shield=True), self._sound(), translated():
+            async with self._lock:
+                await self._connection.execute("BEGIN IMMEDIATE")
+
+                try:
+                    yield self._connection
+                    await self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:  # SQLite ends some by itself
+                        await self._connection.execute("ROLLBACK")
+
+                    raise
+
+    async def _fetch(
+        self, statement: str, parameters: Sequence[object] | dict[str, object]
+    ) -> list[sqlite3.Row]:
+        rows: list[sqlite3.Row] = []
+
+        with anyio.CancelScope(shield=True), self._sound(), translated():
+            async with self._lock:
+                rows.extend(await self._connection.execute_fetchall(statement, parameters))
+
+        return rows
+
+    async def _rows(
+        self, kind: type[AnyRow], clause: str, parameters: Sequence[object]
+    ) -> list[AnyRow]:
+        statement = f"SELECT {columns(kind)} FROM {TABLES[kind]} {clause}"  # noqa: S608
+
+        found = await self._fetch(statement, parameters)
+
+        with self._sound(), translated():
+            return [row_of(kind, values) for values in found]
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        """Remember damage that is met inside, and raise it again at every later use."""
+        if self._damage is not None:
+            raise SpoolError(self._damage)
+
+        try:
+            yield
+        except SpoolError as error:
+            self._damage = str(error)
+
+            raise
+
+
+def _question(status: Status) -> str:
+    match status:
+        case BatchStatus():
+            clause = "batches WHERE provider = ? AND status = ? AND due_at <= ?"
+        case JobStatus():
+            clause = "jobs WHERE status = ? AND due_at <= ?"
+        case ProviderStatus():
+            clause = "providers WHERE status = ? AND due_at <= ?"
+        case NoticeStatus():
+            clause = "notices WHERE status = ? AND due_at <= ?"
+        case _:
+            assert_never(status)
+
+    return f"EXISTS (SELECT 1 FROM {clause})"  # noqa: S608
