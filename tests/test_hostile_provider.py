@@ -578,7 +578,7 @@ async def test_a_certificate_nobody_knows_is_refused(
             data, _ = await http.json("POST", "/batches", json={})
 
         async with spoken_to(base_url.replace("127.0.0.1", "localhost")) as http:
-            with pytest.raises(Unsent, match=r"[Hh]ostname mismatch.*check base_url"):
+            with pytest.raises(Unsent, match=r"[Hh]ostname mismatch.*check the address"):
                 await http.json("POST", "/batches", json={})
 
     assert data == {"id": "b"}

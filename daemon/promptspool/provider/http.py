@@ -236,7 +236,7 @@ def _client(base_url: str, limits: Limits) -> httpx.AsyncClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept or sent
-            verify=_certificates(address.scheme),
+            verify=certificates(address.scheme),
             trust_env=not is_loopback(address.host),  # no proxy leads to this machine
             headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
         )
@@ -249,8 +249,11 @@ def _client(base_url: str, limits: Limits) -> httpx.AsyncClient:
         raise ConfigError("$HTTPS_PROXY, $HTTP_PROXY, $ALL_PROXY or $NO_PROXY", reason) from None
 
 
-def _certificates(scheme: str) -> ssl.SSLContext:
-    """Return what a provider's certificate is checked by: `$SSL_CERT_FILE`, or the public ones."""
+def certificates(scheme: str) -> ssl.SSLContext:
+    """Return what a certificate is checked by: `$SSL_CERT_FILE`, or the public ones.
+
+    Takes 70 ms for https. Raises `ConfigError` if they cannot be read.
+    """
     if scheme == "http":
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody; the others take 70 ms
 

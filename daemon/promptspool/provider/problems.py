@@ -110,7 +110,7 @@ def _certificate_words(error: ssl.SSLCertVerificationError) -> str:
         "if its authority is a private one, name a file with that authority's certificate in "
         "$SSL_CERT_FILE and start again"
         if error.verify_code in UNKNOWN_ISSUER
-        else "check base_url and this machine's clock"
+        else "check the address that is configured, and this machine's clock"
     )
 
     return f"its certificate is refused, {_one_line(error.verify_message, MAX_SHOWN)}; {advice}"
