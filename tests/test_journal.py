@@ -85,7 +85,7 @@ def told(
 ) -> list[MutableMapping[str, Any]]:
     """Return what the journal says of rows that moved."""
     with capture_logs() as lines:
-        tell("stage", moved, followed)
+        tell("stage", moved, followed, now=NOW)
 
     for line in lines:
         assert re.fullmatch(r"[a-z]+\.[a-z_]+", line["event"])

@@ -9,6 +9,7 @@ that refuses at the start.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -25,15 +26,17 @@ from promptspool.clock import Bell, SystemClock
 from promptspool.context import Account, Context
 from promptspool.dispatcher import Dispatcher
 from promptspool.errors import SpoolError, StoreError
+from promptspool.heartbeat import Heartbeat
 from promptspool.inbox import Inbox
 from promptspool.policy import Backoff, Rules
+from promptspool.pricing import Prices
 from promptspool.provider import connect
 from promptspool.spool import Spool
 from promptspool.stages import Lane
 from promptspool.store import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from promptspool.clock import Clock
@@ -41,6 +44,9 @@ if TYPE_CHECKING:
 
 CUT_OFF_S = 3.0
 """How long after the grace a process that was told to stop is ended where it is."""
+
+_WIDTHS = {Lane.GATE: 1, Lane.NOTICE: 4}
+"""Of the lanes that nobody can set."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -66,6 +72,9 @@ class Daemon:
     clock: Clock = field(default_factory=SystemClock)
     is_draining: bool = False
     on_ready: Callable[[], None] = lambda: None
+    on_turn: Callable[[Dispatcher], Awaitable[None]] | None = None
+    """As the dispatcher's, like the next."""
+    turn_s: float = math.inf
     dispatcher: Dispatcher | None = None
     """There while `run` runs."""
     is_stopping: bool = False
@@ -77,7 +86,7 @@ class Daemon:
         database cannot be written at the start.
         """
         try:
-            return await self._run(Spool(self.settings.spool.path))
+            return await self._run(Spool(self.settings.spool.path, self.settings.spool.state))
         except (SpoolError, OSError, ExceptionGroup) as error:
             told = _told(error, self.settings.spool.path)
 
@@ -100,6 +109,7 @@ class Daemon:
 
             context = Context(
                 settings=self.settings,
+                prices=Prices(self.settings.prices),
                 spool=spool,
                 spool_id=spool_id,
                 store=store,
@@ -118,10 +128,12 @@ class Daemon:
             context=context,
             inbox=inbox,
             rules=rules_of(self.settings),
-            lanes={lane: getattr(lanes, lane.value) for lane in Lane},
+            lanes={lane: _WIDTHS.get(lane) or getattr(lanes, lane.value) for lane in Lane},
             bell=bell,
             is_draining=self.is_draining,
             on_ready=self.on_ready,
+            on_turn=self.on_turn,
+            turn_s=self.turn_s,
         )
 
         if self.is_stopping:
@@ -143,6 +155,12 @@ class Daemon:
 
         if self.dispatcher is not None:
             self.dispatcher.stop()
+
+    def reload(self) -> None:
+        """Have the configuration read again."""
+        if self.dispatcher is not None:
+            self.dispatcher.is_reload_wanted = True
+            self.dispatcher.bell.ring()
 
 
 def _told(error: Exception, path: Path) -> Exception:
@@ -170,7 +188,14 @@ async def run(settings: Settings, *, is_draining: bool) -> bool:
     1 where a drain was not done.
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
-    daemon = Daemon(settings=settings, is_draining=is_draining, on_ready=_tell_systemd)
+    heartbeat = Heartbeat()
+    daemon = Daemon(
+        settings=settings,
+        is_draining=is_draining,
+        on_ready=_tell_systemd,
+        on_turn=heartbeat.beat,
+        turn_s=heartbeat.every_s,
+    )
     last_resort = threading.Timer(settings.spool.stop_grace + CUT_OFF_S, _cut_off, [daemon])
     last_resort.daemon = True
     _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))
@@ -194,10 +219,14 @@ def _tell_systemd() -> None:
 
 
 async def _obey(daemon: Daemon, scope: anyio.CancelScope, last_resort: threading.Timer) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         is_stopping = False
 
-        async for _ in signals:
+        async for number in signals:
+            if number is signal.SIGHUP:
+                daemon.reload()
+                continue
+
             if is_stopping:
                 scope.cancel()
 

@@ -11,6 +11,7 @@ from promptspool.errors import ProviderError
 if TYPE_CHECKING:
     from promptspool.clock import Clock
     from promptspool.model import JobId, RemoteBatch
+    from promptspool.pricing import Prices
     from promptspool.provider import Provider
     from promptspool.provider.base import RemoteFile
     from promptspool.settings import ProviderSettings, Settings
@@ -40,11 +41,12 @@ class Account:
     """Ids of old uploads of ours whose jobs are no more; to be deleted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Context:
-    """What stages work with."""
+    """What stages work with; a new configuration replaces settings, prices and accounts."""
 
     settings: Settings
+    prices: Prices
     spool: Spool
     spool_id: str
     store: Store

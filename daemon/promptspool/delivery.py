@@ -17,6 +17,7 @@ from promptspool import collect, worker
 from promptspool.model import shown
 from promptspool.outcomes import Delivered
 from promptspool.planning import read_manifest
+from promptspool.pricing import LIST_PRICES
 from promptspool.spool import (
     SIDECAR,
     is_published,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from promptspool.collect import Tally
     from promptspool.model import Batch, Job
+    from promptspool.pricing import Prices
     from promptspool.spool import Spool
     from promptspool.wire import Manifest
 
@@ -46,8 +48,14 @@ TRIES_TO_SHAPE = 3
 """Products whose writer dies are tried so often: the machine may have been short of memory."""
 
 
-def deliver(
-    spool: Spool, job: Job, *, batches: Sequence[Batch], taken: set[bytes], now: float
+def deliver(  # noqa: PLR0913 (the job, its batches and what is said of them)
+    spool: Spool,
+    job: Job,
+    *,
+    batches: Sequence[Batch],
+    taken: set[bytes],
+    now: float,
+    prices: Prices = LIST_PRICES,
 ) -> Delivered:
     """Publish results, errors and summary, in this order, and retire the original.
 
@@ -56,7 +64,7 @@ def deliver(
     """
     folder = spool.folder(job.id)
     stem = _free_stem(spool, job, partial(_delivered, spool, folder), taken)
-    _make_products(folder, job, shown(stem), batches, now)
+    _make_products(folder, job, shown(stem), batches=batches, now=now, prices=prices)
     make_folders((spool.outbox / os.fsdecode(stem)).parent, below=spool.outbox)
 
     for mine, theirs in _products(spool, folder, stem):
@@ -76,10 +84,21 @@ def deliver(
         results=counts["results"],
         errors=counts["errors"],
         left_out=tuple(summary.get("left_out", ())),
+        summary=summary,
     )
 
 
-def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], now: float) -> None:
+def products_of(spool: Spool, job: Job) -> dict[str, Path]:
+    """Return what is in `outbox/` of a delivered job, by what it is, as in `summary.json`."""
+    stem = os.fsdecode(job.stem)
+    paths = {name: spool.outbox / f"{stem}.{name}" for name in PRODUCTS}
+
+    return {name: path for name, path in paths.items() if os.path.lexists(path)}
+
+
+def _make_products(  # noqa: PLR0913 (as above)
+    folder: Path, job: Job, stem: str, *, batches: Sequence[Batch], now: float, prices: Prices
+) -> None:
     """Put results and errors together and sum them up; a summary that is there says it is done."""
     summary = folder / "summary.json"
 
@@ -96,6 +115,7 @@ def _make_products(folder: Path, job: Job, stem: str, batches: Sequence[Batch], 
         folder=folder,
         stem=stem,
         delivered_at=now,
+        prices=prices,
     )
     write_durably(summary, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
 

@@ -15,6 +15,7 @@ other jobs go on. Raises nothing of its own.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
 from contextlib import suppress
@@ -22,26 +23,31 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from promptspool import journal
+from promptspool import commands, journal
 from promptspool.boot import CLEAN_STOP, boot
 from promptspool.clock import Bell
 from promptspool.enquiry import failure
+from promptspool.errands import READY_AT, Errands
 from promptspool.errors import Bug, ProviderError, SpoolError, StoreError
+from promptspool.journal import Interruption
 from promptspool.model import (
     WORK,
     Batch,
     BatchStatus,
     Job,
     JobStatus,
+    Notice,
     ProviderState,
     ProviderStatus,
     Work,
 )
-from promptspool.outcomes import AllClosed, Failed, Planned, Settled, Trouble
+from promptspool.notices import notices_of
+from promptspool.outcomes import AllClosed, Failed, Held, Planned, Released, Settled, Trouble
 from promptspool.policy import decide, decide_provider
 from promptspool.stages import EVERY, STAGES, Lane, Stage
 from promptspool.store import Change
@@ -92,20 +98,36 @@ class Dispatcher:
     is_draining: bool = False
     """Stop when the inbox is empty and every job is delivered or rejected."""
     on_ready: Callable[[], None] = lambda: None
+    on_turn: Callable[[Dispatcher], Awaitable[None]] | None = None
+    """Called in every turn of the loop: what it shows to a watchdog is that the loop turns."""
+    turn_s: float = math.inf
+    """The loop turns at least so often, though nothing is due."""
     in_progress: set[str] = field(default_factory=set)
     """Ids of the rows that a task works on, and `INBOX` while it is being looked at."""
     held: set[str] = field(default_factory=set)
     """Ids of rows whose outcome the database refused for good: left alone until the next start."""
+    providers: dict[str, ProviderState] = field(default_factory=dict)
+    """As they were last written."""
     is_stopping: bool = False
     is_ready: bool = False
+    is_reload_wanted: bool = False
+    """A person asked for the configuration to be read again."""
+    halted_at: float | None = None
+    """Since when a person lets nothing be claimed or submitted; None if nobody does."""
+    turned_at: float = 0.0
+    """When the loop last turned, on the monotonic clock."""
     _running: Counter[tuple[Lane, str | None]] = field(default_factory=Counter)
     _submitting: Counter[tuple[str | None, Work | None]] = field(default_factory=Counter)
-    _providers: dict[str, ProviderState] = field(default_factory=dict)
-    _inbox_trouble: str | None = None
     _untried: set[str] = field(default_factory=set)
     """Providers whose recall has not been tried since the start."""
-    _is_spool_missing: bool = False
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
+    _errands: Errands = field(init=False)
+    _lost_inbox: Interruption = field(default_factory=lambda: Interruption("inbox"))
+    _lost_spool: Interruption = field(default_factory=lambda: Interruption("spool"))
+
+    def __post_init__(self) -> None:
+        """Have what people ask for done between the turns."""
+        self._errands = Errands(self)
 
     def stop(self) -> None:
         """Start nothing any more and end `run` when what runs is done, or the grace is over."""
@@ -115,7 +137,8 @@ class Dispatcher:
     async def run(self) -> bool:
         """Work until stopped or drained; True if nothing was left undone."""
         booted = await boot(self.context, self.inbox, self.rules)
-        self._providers = {state.id: state for state in booted}
+        await self._errands.begin()
+        self.providers = {state.id: state for state in booted}
         self._untried = {state.id for state in booted if state.sweeps}
 
         try:
@@ -130,10 +153,11 @@ class Dispatcher:
 
     # Starting up.
 
-    def _tell_ready(self) -> None:
+    async def _tell_ready(self) -> None:
         """Say once that recall was tried, whatever came of it, and the inbox was looked at."""
         if not self.is_ready and not self._untried and self.inbox.has_looked:
             self.is_ready = True
+            await self.context.store.note(READY_AT, f"{self.context.clock.now():.3f}")
             _log.info("daemon.ready", spool=str(self.context.spool.root))
             self.on_ready()
 
@@ -144,12 +168,15 @@ class Dispatcher:
             self.bell.clear()
             now = self.context.clock.now()
 
+            await self._turn()
+
             if not await self._is_spool_here():
                 await self.context.clock.wait(self.bell, SPOOL_RETRY_S)
                 continue
 
-            await self._persistently(lambda: self._start_due(tasks))
-            self._tell_ready()
+            await self._errands.run(tasks)
+            await self.persistently(lambda: self._start_due(tasks), beat=self._turn)
+            await self.persistently(self._tell_ready, beat=self._turn)
 
             if self.is_draining and await self._is_drained(since=now):
                 self.inbox.tell_left()
@@ -157,39 +184,42 @@ class Dispatcher:
 
             await self._sleep(since=now)
 
+    async def _turn(self) -> None:
+        self.turned_at = self.context.clock.monotonic()
+
+        if self.on_turn is not None:
+            await self.on_turn(self)
+
     async def _is_spool_here(self) -> bool:
         """Tell whether the spool is where it was; say once that it is not, and that it is again."""
         try:
             await anyio.to_thread.run_sync(self.context.spool.check)
         except OSError as error:
-            if not self._is_spool_missing:
-                _log.error("spool.missing", reason=str(error))
-
-            self._is_spool_missing = True
+            self._lost_spool.note(str(error), self.context.clock.monotonic())
 
             return False
 
-        if self._is_spool_missing:
-            self._is_spool_missing = False
-            _log.info("spool.found")
+        self._lost_spool.note(None, self.context.clock.monotonic())
 
         return True
 
     async def _start_due(self, tasks: TaskGroup) -> None:
         """Start whatever is due and has room in its lane, what is furthest along first."""
-        if INBOX not in self.in_progress:
-            monotonic = self.context.clock.monotonic()
+        monotonic = self.context.clock.monotonic()
 
-            if self.inbox.next_look_at <= monotonic:
+        if INBOX not in self.in_progress and self.inbox.next_look_at <= monotonic:
+            if self.halted_at is None:
                 self.in_progress.add(INBOX)
                 tasks.start_soon(self._look)
+            else:  # looked at once it goes on
+                self.inbox.next_look_at = monotonic + self.context.settings.spool.rescan
 
         pending = await self.context.store.pending(
-            STAGES, self._providers, now=self.context.clock.now()
+            STAGES, self.providers, now=self.context.clock.now()
         )
 
         for status, stage in STAGES.items():
-            names = self._providers if isinstance(status, BatchStatus) else (None,)
+            names = self.providers if isinstance(status, BatchStatus) else (None,)
 
             for name in names:
                 if (status, name) in pending:
@@ -229,7 +259,7 @@ class Dispatcher:
             return self.lanes[Lane.DISK] - self._running[Lane.DISK, None]
 
         room = self.lanes[stage.lane] - self._running[stage.lane, provider]
-        state = None if provider is None else self._providers.get(provider)
+        state = None if provider is None else self.providers.get(provider)
 
         if state is None:
             return room
@@ -238,6 +268,10 @@ class Dispatcher:
             return 0
 
         work = WORK.get(status)
+        is_halted = self.halted_at is not None or state.halted_at is not None
+
+        if is_halted and work in (Work.UPLOADS, Work.CREATIONS):
+            return 0
 
         if state.pauses == 0 or state.paused_work not in (Work.ALL, work):
             return room
@@ -261,7 +295,7 @@ class Dispatcher:
         if not isinstance(row, ProviderState):
             return True
 
-        state = self._providers[row.id]
+        state = self.providers[row.id]
 
         return state.paused_work is not Work.ALL or not self._is_paused(state)
 
@@ -277,6 +311,7 @@ class Dispatcher:
         if INBOX not in self.in_progress:
             timeout = min(timeout, self.inbox.next_look_at - clock.monotonic())
 
+        timeout = min(timeout, self.turn_s, self._errands.next_at - clock.monotonic())
         await clock.wait(self.bell, max(timeout, 0.0))
 
     async def _finish(self, tasks: TaskGroup) -> None:
@@ -287,19 +322,38 @@ class Dispatcher:
 
         while self.in_progress and clock.monotonic() < deadline:
             self.bell.clear()
-            await clock.wait(self.bell, deadline - clock.monotonic())
+            await self._turn()
+            await clock.wait(self.bell, min(deadline - clock.monotonic(), self.turn_s))
 
         tasks.cancel_scope.cancel()
 
     async def _note_clean_stop(self) -> None:
         """Let the next start know whether a create may have been cut off."""
         with suppress(StoreError, OSError):  # then it is taken for one that was not clean
-            is_recalled = all(state.sweeps == 0 for state in self._providers.values())
+            is_recalled = all(state.sweeps == 0 for state in self.providers.values())
 
             if is_recalled and not await self.context.store.interrupted():
                 mark = secrets.token_hex(8)
                 await anyio.to_thread.run_sync(self.context.spool.leave_mark, mark)
                 await self.context.store.note(CLEAN_STOP, mark)
+
+    async def rewrite(self, change: Change) -> bool:
+        """Write *change* between what stages write; False if it does not fit any more."""
+        async with self._applying:
+            return await self.write(change)
+
+    def applying(self) -> anyio.Lock:
+        """Return what is held by whoever reads rows and writes what they become."""
+        return self._applying
+
+    @property
+    def state(self) -> str:
+        """Return how it is, for people."""
+        return "stopping" if self.is_stopping else "ready" if self.is_ready else "starting"
+
+    def is_free(self, row: str) -> bool:
+        """Tell whether nobody works on the row of that id."""
+        return row not in self.in_progress
 
     # Draining.
 
@@ -334,12 +388,12 @@ class Dispatcher:
         except OSError as error:
             self.inbox.next_look_at = self.context.clock.monotonic() + INBOX_RETRY_S
             jobs = []
-            self._tell_inbox(str(error))
+            self._lost_inbox.note(str(error), self.context.clock.monotonic())
         else:
-            self._tell_inbox(None)
+            self._lost_inbox.note(None, self.context.clock.monotonic())
 
         if jobs:
-            await self._write(Change(added=jobs, at=self.context.clock.now()))
+            await self.write(Change(added=jobs, at=self.context.clock.now()))
 
         for job in jobs:
             _log.info("job.claimed", job=job.id, file=job.shown, profile=job.profile,
@@ -347,15 +401,6 @@ class Dispatcher:
 
         self.in_progress.discard(INBOX)
         self.bell.ring()
-
-    def _tell_inbox(self, reason: str | None) -> None:
-        """Say that the inbox cannot be read, once for each reason, and that it can again."""
-        before, self._inbox_trouble = self._inbox_trouble, reason
-
-        if reason is not None and reason != before:
-            _log.warning("inbox.unreadable", reason=reason)
-        elif reason is None and before is not None:
-            _log.info("inbox.readable")
 
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
         """Run one stage and apply what came of it."""
@@ -405,30 +450,31 @@ class Dispatcher:
             moved = [
                 (row, self._decided(stage, row, outcome, now), outcome) for row, outcome in pairs
             ]
-            added = [new for _, outcome in pairs for new in _successors(outcome)]
-            settled = await self._persistently(lambda: self._settled_jobs(pairs, now))
-            updated = [*((row, after) for row, after, _ in moved), *settled]
+            added: list[Row] = [new for _, outcome in pairs for new in _successors(outcome)]
+            followed = await self.persistently(lambda: self._followed(pairs, now))
+            updated = [*((row, after) for row, after, _ in moved), *followed]
             states = self._judged(pairs, now)
+            added += notices_of(self.context.settings.profiles, updated, now)
 
-            if not await self._write(Change(updated=updated, added=added, at=now)):
+            if not await self.write(Change(updated=updated, added=added, at=now)):
                 return False
 
-            journal.tell(stage.name, moved, settled)
+            journal.tell(stage.name, moved, followed, now=now)
 
-            if await self._write(Change(updated=states, at=now)):
-                journal.tell(stage.name, (), states)
+            if await self.write(Change(updated=states, at=now)):
+                journal.tell(stage.name, (), states, now=now)
 
             return True
 
     def _current(self, row: Row) -> Row:
         """Return a provider's row as it is by now: outcomes of others change it meanwhile."""
-        return self._providers[row.id] if isinstance(row, ProviderState) else row
+        return self.providers[row.id] if isinstance(row, ProviderState) else row
 
     def _remember(self, change: Change) -> None:
         """Bring what is kept in memory up to what was written."""
         for _, after in change.updated:
             if isinstance(after, ProviderState):
-                self._providers[after.id] = after
+                self.providers[after.id] = after
                 self._untried.discard(after.id)
             elif isinstance(after, Job) and after.status in (JobStatus.DONE, JobStatus.REJECTED):
                 self.inbox.claims.taken.discard(after.stem)
@@ -441,20 +487,34 @@ class Dispatcher:
 
             return decide(row, Failed(reason=str(error), trouble=Trouble.BUG), now, self.rules)
 
-    async def _settled_jobs(
+    async def _followed(
         self, pairs: Sequence[tuple[Row, Outcome]], now: float
     ) -> list[tuple[Row, Row]]:
-        """Settle the job whose last live batch is being closed; settling takes one at a time."""
-        closed: list[tuple[Row, Row]] = []
+        """Return what other rows become: jobs of their batches, and batches of their jobs."""
+        followed: dict[str, tuple[Row, Row]] = {}
 
         for row, outcome in pairs:
-            if isinstance(row, Batch) and isinstance(outcome, Settled) and not outcome.successors:
-                job = await self.context.store.job(row.job)
+            match row, outcome:
+                case Batch(), Settled(successors=()):
+                    follows: Outcome = AllClosed()
 
-                if job is not None and await self.context.store.live_batches(job.id) == 1:
-                    closed.append((job, decide(job, AllClosed(), now, self.rules)))
+                    if await self.context.store.live_batches(row.job) > 1:
+                        continue
+                case Batch(), Held():
+                    follows = outcome
+                case Job(), Released():
+                    woken = await commands.woken(self.context, row, now, self.rules)
+                    followed |= {batch.id: (batch, after) for batch, after in woken}
+                    continue
+                case _:
+                    continue
 
-        return closed
+            job = await self.context.store.job(row.job)
+
+            if job is not None and job.status is JobStatus.PLANNED:
+                followed[job.id] = (job, decide(job, follows, now, self.rules))
+
+        return [*followed.values()]
 
     def _judged(self, pairs: Sequence[tuple[Row, Outcome]], now: float) -> list[tuple[Row, Row]]:
         """Return the providers whose state the outcomes change."""
@@ -462,26 +522,28 @@ class Dispatcher:
         failures: list[Outcome] = []
 
         for row, outcome in pairs:
-            if isinstance(row, ProviderState) or any(outcome is known for known in failures):
+            if isinstance(row, ProviderState | Notice) or any(
+                outcome is known for known in failures
+            ):
                 continue  # one call that failed for many rows is one failure
 
             if isinstance(outcome, Failed):
                 failures.append(outcome)
 
             name = row.provider or ""
-            state = judged.get(name, self._providers.get(name))
+            state = judged.get(name, self.providers.get(name))
 
             if state is not None:
                 work = WORK.get(row.status, Work.ALL)
                 judged[name] = decide_provider(state, row.id, outcome, now, self.rules, work)
 
         return [
-            (self._providers[name], replace(after, version=self._providers[name].version + 1))
+            (self.providers[name], replace(after, version=self.providers[name].version + 1))
             for name, after in judged.items()
-            if after is not self._providers[name]
+            if after is not self.providers[name]
         ]
 
-    async def _write(self, change: Change) -> bool:
+    async def write(self, change: Change) -> bool:
         """Write *change*, however often it takes: what was done must not be done again.
 
         Return False for a change that no longer fits, which is a bug, and logged.
@@ -490,7 +552,7 @@ class Dispatcher:
             return True
 
         try:
-            await self._persistently(lambda: self.context.store.write(change))
+            await self.persistently(lambda: self.context.store.write(change))
         except Bug:
             _log.exception("store.refused")
 
@@ -500,9 +562,18 @@ class Dispatcher:
 
         return True
 
-    async def _persistently(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Repeat *attempt* until the database takes it; a full disk is waited for."""
+    async def persistently(
+        self,
+        attempt: Callable[[], Awaitable[_Result]],
+        *,
+        beat: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+    ) -> _Result:
+        """Repeat *attempt* until the database takes it; a full disk is waited for.
+
+        *beat* is called at every repetition: whoever waits here is alive.
+        """
         failures = 0
+        since = self.context.clock.monotonic()
 
         while True:
             try:
@@ -513,10 +584,12 @@ class Dispatcher:
                 if failures == 1:
                     _log.error("store.unwritable", reason=str(error))
 
+                await beat()
                 await self.context.clock.wait(Bell(), STORE_RETRY_S)
             else:
                 if failures:
-                    _log.info("store.writable", failures=failures)
+                    lasted_s = round(self.context.clock.monotonic() - since, 3)
+                    _log.info("store.writable", failures=failures, lasted_s=lasted_s)
 
                 return result
 

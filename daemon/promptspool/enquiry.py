@@ -265,7 +265,9 @@ async def asked(context: Context, account: Account, batch: Batch) -> Outcome:
         return await _missed(context, account, batch)
 
     is_over = remote.status.is_terminal or remote.status is RemoteStatus.CANCELLING
-    is_overdue = context.clock.now() >= batch.give_up_at and _is_old(batch, remote)
+    is_overdue = batch.cancelled_at is not None or (
+        context.clock.now() >= batch.give_up_at and _is_old(batch, remote)
+    )
 
     if is_overdue and not is_over and account.provider.dialect.cancels:
         try:

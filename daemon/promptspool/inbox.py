@@ -121,27 +121,34 @@ class Inbox:
         self.bell.ring()
 
     async def watch(self) -> None:
-        """Ring the bell at every change below the inbox, until `close` is called.
+        """Ring the bell at every change below the inbox, and at commands, until `close` is called.
 
         Nothing depends on it but speed: events get lost, and network file systems send none.
         """
         while not self._closing.is_set():
             try:
-                async for _ in awatch(
+                async for changes in awatch(
                     self.spool.inbox,
+                    self.spool.control,
                     watch_filter=None,
                     debounce=100,
                     step=50,
                     stop_event=self._closing,
                     ignore_permission_denied=True,
                 ):
-                    self.wake()
+                    if any(self._is_below(path) for _, path in changes):
+                        self.wake()
+                    else:
+                        self.bell.ring()  # a command, which is none of the inbox's business
             except* (OSError, RuntimeError) as group:  # RuntimeError: a name that is no UTF-8
                 reasons = sorted({str(error) for error in _leaves(group)})
                 _log.warning("inbox.unwatched", reason="; ".join(reasons))
 
             self.wake()
             await self.clock.wait(self._closed, WATCH_AGAIN_S)
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith(f"{self.spool.inbox}{os.sep}")
 
     def close(self) -> None:
         """End `watch`; cancelling it would wait for its thread to notice by itself."""

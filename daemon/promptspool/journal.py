@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from promptspool.model import Batch, BatchStatus, Job, JobStatus, ProviderState, ProviderStatus
+from promptspool.model import (
+    Batch,
+    BatchStatus,
+    Job,
+    JobStatus,
+    Notice,
+    NoticeStatus,
+    ProviderState,
+    ProviderStatus,
+)
 from promptspool.outcomes import (
     Created,
     Delivered,
@@ -21,6 +30,7 @@ from promptspool.outcomes import (
     Planned,
     Polled,
     Recalled,
+    Released,
     Settled,
     Trouble,
 )
@@ -38,6 +48,36 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+_INTERRUPTIONS = {
+    "control": ("control.unreadable", "control.readable", "warning"),
+    "house": ("house.unkept", "house.kept", "warning"),
+    "inbox": ("inbox.unreadable", "inbox.readable", "warning"),
+    "spool": ("spool.missing", "spool.found", "error"),
+}
+
+
+class Interruption:
+    """Something that cannot be used for a while: told once for each reason, and at its end."""
+
+    def __init__(self, what: str) -> None:
+        """Watch over "control", "house", "inbox" or "spool"."""
+        self._begun, self._ended, self._level = _INTERRUPTIONS[what]
+        self._reason: str | None = None
+        self._since = 0.0
+
+    def note(self, reason: str | None, at: float) -> None:
+        """Take note of why it cannot be used *at* that moment, monotonic; None if it can."""
+        before, self._reason = self._reason, reason
+
+        if before is None:
+            self._since = at
+
+        if reason is None and before is not None:
+            _log.info(self._ended, lasted_s=round(at - self._since, 3))
+        elif reason is not None and reason != before:
+            getattr(_log, self._level)(self._begun, reason=reason)
+
+
 def names(rows: Sequence[Row]) -> dict[str, str]:
     """Return what every line about *rows* carries: provider, job and batch, where there is one."""
     first = rows[0]
@@ -51,10 +91,16 @@ def names(rows: Sequence[Row]) -> dict[str, str]:
             return {"provider": first.provider}
         case ProviderState():
             return {"provider": first.id}
+        case Notice():
+            return {"job": first.job, "notice": first.event, "target": first.target}
 
 
 def tell(
-    stage: str, moved: Sequence[tuple[Row, Row, Outcome]], followed: Sequence[tuple[Row, Row]]
+    stage: str,
+    moved: Sequence[tuple[Row, Row, Outcome]],
+    followed: Sequence[tuple[Row, Row]],
+    *,
+    now: float,
 ) -> None:
     """Log what became of rows that a stage worked on, and of those that followed them."""
     _tell_failures(stage, moved)
@@ -63,7 +109,8 @@ def tell(
         keys = names([before])
 
         if before.failures and not after.failures:
-            _log.info("stage.recovered", stage=stage, failures=before.failures, **keys)
+            _log.info("stage.recovered", stage=stage, failures=before.failures,
+                      lasted_s=_lasted(before.failed_at, now), **keys)  # fmt: skip
 
         if after.status is not before.status:
             _tell_transition(after, outcome, keys)
@@ -75,19 +122,53 @@ def tell(
             _log.warning("batch.status_unknown", reason=after.why, **keys)
 
         if isinstance(before, ProviderState) and isinstance(after, ProviderState):
-            _tell_provider(before, after)
+            _tell_provider(before, after, now)
 
     for before, after in followed:
-        if isinstance(after, Job):
-            _log.info("job.settled", job=after.id)
+        if isinstance(before, Job) and isinstance(after, Job):
+            _tell_followed_job(before, after)
         elif isinstance(before, ProviderState) and isinstance(after, ProviderState):
-            _tell_provider(before, after)
+            _tell_provider(before, after, now)
+
+
+def _lasted(since: float | None, now: float) -> float | None:
+    return None if since is None else round(now - since, 3)
+
+
+def _tell_followed_job(before: Job, after: Job) -> None:
+    """Log what became of a job by its batches, or by a person."""
+    if after.cancelled_at is not None and before.cancelled_at is None:
+        _log.info("job.cancelled", job=after.id, file=after.shown)
+
+    match before.status, after.status:
+        case _, JobStatus.SETTLED if before.status is not after.status:
+            _log.info("job.settled", job=after.id)
+        case _, JobStatus.HELD if before.status is not after.status:
+            _tell_held(after)
+        case JobStatus.HELD, JobStatus.PLANNED:
+            _tell_released(after)
+        case _:
+            pass
+
+
+def _tell_held(job: Job) -> None:
+    _log.warning("job.held", job=job.id, file=job.shown, reason=job.why,
+                 until=None if job.due_at is None else _iso(job.due_at))  # fmt: skip
+
+
+def _tell_released(job: Job) -> None:
+    _log.info("job.released", job=job.id, file=job.shown, by_hand=job.released_at is not None)
+
+
+def _iso(at: float) -> str:
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+    return text.replace("+00:00", "Z")
 
 
 def _tell_stall(batch: Batch, keys: dict[str, str]) -> None:
-    since = datetime.fromtimestamp(batch.progressed_at or 0.0, UTC).isoformat(timespec="seconds")
     _log.warning("batch.stalled", remote_status=batch.remote_status, completed=batch.completed,
-                 total=batch.total, unchanged_since=since.replace("+00:00", "Z"),
+                 total=batch.total, unchanged_since=_iso(batch.progressed_at or 0.0),
                  remote_id=batch.remote_id, **keys)  # fmt: skip
 
 
@@ -123,6 +204,10 @@ def _tell_transition(after: Row, outcome: Outcome, keys: dict[str, str]) -> None
             _tell_job(after, outcome, keys)
         case Batch():
             _tell_batch(after, outcome, keys)
+        case Notice(status=NoticeStatus.SENT):
+            _log.info("notice.sent", **keys)
+        case Notice():
+            _log.error("notice.dropped", reason=after.why, **keys)
         case ProviderState(status=ProviderStatus.READY):
             found = outcome.found if isinstance(outcome, Recalled) else 0
             _log.info("provider.recalled", batches=found, **keys)
@@ -132,20 +217,49 @@ def _tell_transition(after: Row, outcome: Outcome, keys: dict[str, str]) -> None
 
 def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
     match job.status, outcome:
-        case JobStatus.PLANNED, Planned() as planned:
-            _log.info("job.planned", requests=planned.requests, batches=len(planned.batches),
-                      bad_rows=planned.bad_rows, format=planned.format,
-                      prompt_columns=_told(planned.prompt_columns), **keys)  # fmt: skip
+        case JobStatus.PLANNED | JobStatus.HELD, Planned() as planned:
+            _tell_planned(job, planned, keys)
+        case JobStatus.PLANNED, Released():
+            _tell_released(job)
         case JobStatus.DELIVERED, Delivered() as delivered:
-            left_out = {"left_out": delivered.left_out} if delivered.left_out else {}
-            _log.info("job.delivered", file=job.shown, results=delivered.results,
-                      errors=delivered.errors, **left_out, **keys)  # fmt: skip
+            _tell_delivered(job, delivered, keys)
         case JobStatus.REJECTED, _:
             _log.warning("job.rejected", file=job.shown, reason=_unquoted(job.why or ""), **keys)
         case JobStatus.DONE, _:
             _log.info("job.tidied", **keys)
         case _:
             pass
+
+
+def _tell_planned(job: Job, planned: Planned, keys: dict[str, str]) -> None:
+    _log.info("job.planned", requests=planned.requests, batches=len(planned.batches),
+              bad_rows=planned.bad_rows, format=planned.format,
+              prompt_columns=_told(planned.prompt_columns),
+              estimated_usd=planned.estimated_usd, **keys)  # fmt: skip
+
+    if planned.is_small:
+        _log.warning("job.small", file=job.shown, estimated_usd=planned.estimated_usd, **keys)
+
+    if planned.held is not None:
+        _tell_held(job)
+
+
+def _tell_delivered(job: Job, delivered: Delivered, keys: dict[str, str]) -> None:
+    """Log the one line that has everything about a job: whoever keeps but this knows how it was."""
+    summary = delivered.summary
+    cost = summary.get("cost", {})
+    batches = summary.get("batches", ())
+    _log.info("job.delivered", file=job.shown, profile=job.profile, provider=job.provider,
+              size_bytes=job.size_bytes, requests=job.requests, results=delivered.results,
+              errors=delivered.errors, errors_by_code=summary.get("errors_by_code"),
+              bad_rows=job.bad_rows, batches=len(batches),
+              remote_ids=[one.get("remote_id") for one in batches if one.get("remote_id")],
+              models=sorted({one.get("model") for one in batches}),
+              tokens=summary.get("tokens"), cost_usd=cost.get("batch_usd"),
+              standard_usd=cost.get("standard_usd"), saved_usd=cost.get("saved_usd"),
+              duration_s=summary.get("timings", {}).get("duration_s"),
+              is_cancelled=job.cancelled_at is not None, retry_of=job.retry_of,
+              left_out=delivered.left_out, **keys)  # fmt: skip
 
 
 def _told(columns: Sequence[str]) -> list[str]:
@@ -198,19 +312,28 @@ def _tell_closed(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:
               successors=[successor.id for successor in outcome.successors], **keys)  # fmt: skip
 
 
-def _tell_provider(before: ProviderState, after: ProviderState) -> None:
+def _tell_provider(before: ProviderState, after: ProviderState, now: float) -> None:
+    if before.halted_at is None and after.halted_at is not None:
+        _log.warning("provider.halted", provider=after.id)
+    elif before.halted_at is not None and after.halted_at is None:
+        _log.info("provider.unhalted", provider=after.id,
+                  lasted_s=_lasted(before.halted_at, now))  # fmt: skip
+
     is_paused = after.paused_until is not None and after.paused_until != before.paused_until
 
     if is_paused and (not before.pauses or after.why != before.why):
-        until = datetime.fromtimestamp(after.paused_until or 0.0, UTC)
         _log.warning(
             "provider.paused",
             provider=after.id,
             work=after.paused_work,
             reason=after.why,
-            paused_until=until.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            paused_until=_iso(after.paused_until or 0.0),
         )
     elif before.pauses and not after.pauses:
         _log.info(
-            "provider.resumed", provider=after.id, work=before.paused_work, pauses=before.pauses
+            "provider.resumed",
+            provider=after.id,
+            work=before.paused_work,
+            pauses=before.pauses,
+            lasted_s=_lasted(before.paused_at, now),
         )

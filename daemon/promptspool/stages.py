@@ -1,6 +1,9 @@
 """The pipeline, top to bottom: one function a stage, one side effect a function.
 
     inbox ──▶ JOB claimed ─plan─▶ planned … settled ─deliver─▶ delivered ─tidy─▶ done
+                        │           │ ▲ release
+                        │           ▼ │
+                        │          held: it would cost too much
                         └▶ unusable ─reject─▶ rejected
 
     BATCH planned ─upload─▶ uploaded ─intend─▶ creating ─create─▶ created ─poll─▶ ended
@@ -18,15 +21,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio.to_thread
 import structlog
 
-from promptspool import collect, delivery, enquiry, planning
+from promptspool import collect, delivery, enquiry, gate, notices, planning
 from promptspool.errors import (
     BadInput,
     Blocked,
@@ -45,6 +49,8 @@ from promptspool.model import (
     BatchStatus,
     Job,
     JobStatus,
+    Notice,
+    NoticeStatus,
     ProviderState,
     ProviderStatus,
 )
@@ -52,15 +58,17 @@ from promptspool.outcomes import (
     Created,
     Doubtful,
     Downloaded,
+    Dropped,
     Failed,
     Gone,
-    Intended,
     NeverCreated,
     NotListed,
     Planned,
     Polled,
     Recalled,
     Rejected,
+    Released,
+    Sent,
     Settled,
     Tidied,
     Trouble,
@@ -69,6 +77,8 @@ from promptspool.outcomes import (
     Unusable,
     Uploaded,
 )
+from promptspool.policy import WITHDRAWN
+from promptspool.pricing import Tokens, is_too_small
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
 from promptspool.spool import keep_longer, remove_folder
@@ -80,7 +90,9 @@ if TYPE_CHECKING:
     from promptspool.context import Account, Context
     from promptspool.model import RemoteBatch, Status
     from promptspool.outcomes import Outcome
+    from promptspool.pricing import Cost
     from promptspool.provider.base import RemoteFile
+    from promptspool.wire import Manifest, PlannedBatch
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
@@ -91,7 +103,8 @@ ASKED_A_SWEEP = 50
 TRIES_FOR_A_FILE = 12
 """A file that the provider says it does not have is asked for so often before that is believed."""
 
-HOUR_S = 3600.0
+CANCELLED = "cancelled"
+"""The code of what a person wanted no more of."""
 
 TRIES_TO_TIDY = 12
 """Remote files that cannot be deleted are left to the provider's own retention after that."""
@@ -105,12 +118,12 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 async def plan(context: Context, job: Job) -> Outcome:
     """Make request files of a claimed file; a finished plan is adopted as it is."""
     folder = context.spool.folder(job.id)
-    now = context.clock.now()
 
     try:
         manifest = await anyio.to_thread.run_sync(planning.finished_plan, folder)
 
         if manifest is None:
+            _check_wanted(job)
             sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
             await _check_content(context, job, folder, sha256)
             manifest = await anyio.to_thread.run_sync(
@@ -121,18 +134,68 @@ async def plan(context: Context, job: Job) -> Outcome:
 
         return Unusable(reason=error.reason)
 
-    rows = tuple(
-        planning.batch_row(job, planned, manifest, None, now) for planned in manifest.batches
-    )
+    rows = _priced(context, job, manifest.batches, manifest, None)
+    estimate = _sum([row.estimated_usd for row in rows])
+    held = gate.held_at_plan(context, job, {row.model for row in rows}, estimate)
+
+    if job.cancelled_at is not None:  # planned before, by a database that was lost
+        held, at = None, job.cancelled_at
+        rows = [replace(row, cancelled_at=at, give_up_at=at) for row in rows]
+    elif held is not None:
+        rows = [replace(row, due_at=None, why=held) for row in rows]
 
     return Planned(
-        batches=rows,
+        batches=tuple(rows),
         requests=manifest.rows,
         sha256=manifest.sha256,
         format=manifest.format,
         bad_rows=manifest.bad_rows,
         prompt_columns=tuple(manifest.prompt_columns),
+        estimated_usd=estimate,
+        held=held,
+        is_small=is_too_small(_costs(context, rows)),
     )
+
+
+def _check_wanted(job: Job) -> None:
+    if job.cancelled_at is not None:
+        raise BadInput(WITHDRAWN, code=CANCELLED)
+
+
+def _priced(
+    context: Context,
+    job: Job,
+    batches: Sequence[PlannedBatch],
+    manifest: Manifest,
+    parent: BatchId | None,
+) -> list[Batch]:
+    """Return the rows of planned batches, with what they may cost."""
+    now = context.clock.now()
+    rows = [planning.batch_row(job, planned, manifest, parent, now) for planned in batches]
+    costs = _costs(context, rows)
+
+    return [
+        replace(row, estimated_usd=None if cost is None else cost.batch_usd)
+        for row, cost in zip(rows, costs, strict=True)
+    ]
+
+
+def _costs(context: Context, rows: Sequence[Batch]) -> list[Cost | None]:
+    return [
+        context.prices.cost(
+            row.model,
+            Tokens(input=row.estimated_input, output=row.estimated_output),
+            base_url=row.base_url,
+        )
+        for row in rows
+    ]
+
+
+def _sum(costs: Sequence[float | None]) -> float | None:
+    """Return the sum of *costs*, None if one of them is not known."""
+    known = [cost for cost in costs if cost is not None]
+
+    return sum(known) if len(known) == len(costs) else None
 
 
 async def _check_content(context: Context, job: Job, folder: Path, sha256: str) -> None:
@@ -159,11 +222,21 @@ async def _check_content(context: Context, job: Job, folder: Path, sha256: str) 
 
 async def reject(context: Context, job: Job) -> Outcome:
     """Move an unusable original to `rejected/`, with the reason beside it."""
+    if job.cancelled_at is not None:  # by the command itself, which leaves the folder alone
+        error = BadInput(WITHDRAWN, code=CANCELLED)
+        folder = context.spool.folder(job.id)
+        await anyio.to_thread.run_sync(planning.note_rejection, folder, job, error)
+
     await anyio.to_thread.run_sync(
         partial(delivery.reject, context.spool, job, taken=context.taken)
     )
 
     return Rejected()
+
+
+async def release(_context: Context, _job: Job) -> Outcome:
+    """Let a held job try again: the day or month that it waited for has come."""
+    return Released(by_hand=False)
 
 
 # Providers: what earlier processes left there.
@@ -207,7 +280,7 @@ async def upload(context: Context, batch: Batch) -> Outcome:
         return Turned(faults="[]")
 
     if context.clock.now() >= batch.give_up_at:
-        return _too_old()
+        return _over(batch)
 
     if batch.input_file is not None or not account.provider.dialect.uploads:
         return Uploaded(file=batch.input_file)
@@ -250,26 +323,21 @@ async def _sent(context: Context, account: Account, batch: Batch, name: str) -> 
         return _turned(error.code, error.message)
 
 
-async def intend(context: Context, batch: Batch) -> Outcome:
-    """Do nothing but count: the intent to create is recorded by the transition itself.
+async def intend(context: Context, batches: Sequence[Batch]) -> list[Outcome | None]:
+    """Do nothing but count, and let pass what may be created now; the rest waits or is held.
 
-    Raises `Throttled` before the provider would: it counts creations by the hour, and an intent is
-    one. Those under way at the same moment may exceed the limit by the width of the lane.
+    The intent to create is recorded by the transition itself.
     """
-    account = context.account(batch.provider, batch.base_url)
-    limit = account.settings.max_creates
     now = context.clock.now()
-    first = await context.store.nth_last_intent(batch.provider, limit, until=now)
-    wait_s = 0.0 if first is None else first + HOUR_S - now
+    outcomes: dict[BatchId, Outcome] = _misaddressed(context, batches, now)
+    outcomes |= {batch.id: _over(batch) for batch in batches if now >= batch.give_up_at}
+    waiting = [batch for batch in batches if batch.id not in outcomes]
 
-    if wait_s > 0.0:
-        message = (
-            f"{limit} batches were created within the hour, as many as "
-            f"providers.{batch.provider}.max_creates allows"
-        )
-        raise Throttled(message, retry_after_s=wait_s)
+    if waiting:
+        found = await gate.verdicts(context, waiting)
+        outcomes |= {batch.id: one for batch, one in zip(waiting, found, strict=True)}
 
-    return Intended()
+    return [outcomes.get(batch.id) for batch in batches]
 
 
 async def create(context: Context, batch: Batch) -> Outcome:
@@ -284,7 +352,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
         return Turned(faults="[]")
 
     if context.clock.now() >= batch.give_up_at:
-        return _too_old()
+        return _over(batch)
 
     submission = Submission(
         batch=batch.id,
@@ -539,17 +607,29 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     complaints = await anyio.to_thread.run_sync(
         partial(collect.complaints, folder=folder, batch=batch)
     )
+    await _learn(context, batch, complaints)
 
     return Settled(
-        successors=tuple(
-            planning.batch_row(job, planned, manifest, batch.id, now)
-            for planned in settled.successors
-        ),
+        successors=tuple(_priced(context, job, settled.successors, manifest, batch.id)),
         answered=settled.answered,
         failed=settled.failed,
         complaints=tuple(complaints),
         stopped=settled.stopped,
+        tokens=settled.tokens,
+        cost=context.prices.cost(batch.model, settled.tokens, base_url=batch.base_url),
     )
+
+
+async def _learn(
+    context: Context, batch: Batch, complaints: Sequence[Mapping[str, object]]
+) -> None:
+    """Keep the limit of enqueued tokens that a refusal names, for the gate."""
+    for complaint in complaints:
+        limit = collect.enqueued_limit(str(complaint.get("message") or ""))
+
+        if limit is not None:
+            key = gate.learned_key(batch.provider, batch.model)
+            await context.store.note(key, f"{limit}@{context.clock.now():.0f}")
 
 
 # Jobs, second half: from answers to the outbox.
@@ -567,7 +647,58 @@ async def deliver(context: Context, job: Job) -> Outcome:
             batches=batches,
             taken=context.taken,
             now=context.clock.now(),
+            prices=context.prices,
         )
+    )
+
+
+async def tell(context: Context, notice: Notice) -> Outcome:
+    """Tell one command or webhook of a job, once; it may hear of it again after a crash."""
+    job = await context.store.job(notice.job)
+    profile = None if job is None else context.settings.profiles.get(job.profile)
+
+    if job is None or profile is None:
+        return Dropped(reason="the job was forgotten, or its profile is gone")
+
+    try:
+        await notices.send(
+            _message(context, job, notice),
+            profile.notify,
+            target=cast("notices.Target", notice.target),
+            name=job.profile,
+            environ=os.environ,
+            now=context.clock.now(),
+        )
+    except notices.NoticeFailed as error:
+        if error.is_final:
+            return Dropped(reason=str(error))
+
+        return Failed(
+            reason=str(error), trouble=Trouble.ROW, retry_after_s=error.retry_after_s
+        )
+
+    return Sent()
+
+
+def _message(context: Context, job: Job, notice: Notice) -> notices.Message:
+    products = delivery.products_of(context.spool, job)
+
+    return notices.Message(
+        id=notice.id,
+        event=cast("notices.Event", notice.event),
+        at=notice.made_at,
+        job=job.id,
+        file=job.shown,
+        profile=job.profile,
+        provider=job.provider,
+        status=job.status.value,
+        reason=job.why,
+        results=job.results or 0,
+        errors=job.errors or 0,
+        cost_usd=job.cost_usd,
+        summary=products.get("summary.json"),
+        results_path=products.get("results.jsonl"),
+        errors_path=products.get("errors.jsonl"),
     )
 
 
@@ -615,7 +746,11 @@ def _turned(code: str | None, message: str) -> Turned:
     return Turned(faults=json.dumps([{"code": code, "message": message}]))
 
 
-def _too_old() -> Turned:
+def _over(batch: Batch) -> Turned:
+    """Return the end of what is not to be submitted any more."""
+    if batch.cancelled_at is not None:
+        return _turned(CANCELLED, "cancelled before this was submitted")
+
     return _turned(
         "max_age_exceeded", "the job grew older than retry.max_age before this could be submitted"
     )
@@ -630,7 +765,10 @@ class Lane(StrEnum):
     DISK = "disk"
     TRANSFER = "transfer"
     CONTROL = "control"
+    GATE = "gate"
+    """One wide for each provider, so that what passes is counted before the next is looked at."""
     POLL = "poll"
+    NOTICE = "notice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -647,7 +785,7 @@ class Stage:
     """Waits until it is known what earlier processes have created."""
 
 
-_AnyRow = TypeVar("_AnyRow", Job, Batch, ProviderState)
+_AnyRow = TypeVar("_AnyRow", Job, Batch, ProviderState, Notice)
 
 
 def _single(
@@ -676,8 +814,12 @@ STAGES: dict[Status, Stage] = {
         run=look_up, name="look_up", lane=Lane.CONTROL, group=100, needs_recall=True
     ),
     BatchStatus.CREATING: _single(create, Lane.CONTROL, needs_recall=True),
-    BatchStatus.UPLOADED: _single(intend, Lane.CONTROL, needs_recall=True),
+    BatchStatus.UPLOADED: Stage(
+        run=intend, name="intend", lane=Lane.GATE, group=100, needs_recall=True
+    ),
+    JobStatus.HELD: _single(release, Lane.CONTROL),
     JobStatus.DELIVERED: _single(tidy, Lane.CONTROL),
+    NoticeStatus.PENDING: _single(tell, Lane.NOTICE),
     BatchStatus.CREATED: Stage(run=poll, name="poll", lane=Lane.POLL, group=EVERY),
 }
 """The stage of every status that can be due. In each lane what comes first goes first: on disk what

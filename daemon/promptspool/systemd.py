@@ -1,4 +1,4 @@
-"""Tells systemd how the daemon is (sd_notify).
+"""Tells systemd how the daemon is (sd_notify), and knows how often it wants to hear of it.
 
 Everywhere else it does nothing. It never raises: a supervisor that does not listen is no reason
 to stop.
@@ -6,6 +6,7 @@ to stop.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,28 @@ def notify(state: str, environ: Mapping[str, str]) -> bool:
         return False
 
     return True
+
+
+def watchdog_s(environ: Mapping[str, str]) -> float | None:
+    """Return within how many seconds systemd wants the next "WATCHDOG=1", or ends this process.
+
+    None if it does not wait for any, from this process. Send it twice as often, from the first turn
+    of the loop on: systemd (252) counts from the first, not from "READY=1", so a start that hangs
+    ends, too. Source: sd_watchdog_enabled(3).
+    """
+    interval = environ.get("WATCHDOG_USEC", "")
+    process = environ.get("WATCHDOG_PID", str(os.getpid()))
+
+    if process != str(os.getpid()) or not (interval.isascii() and interval.isdecimal()):
+        return None
+
+    return float(interval) / 1e6 or None
+
+
+def reloading(monotonic_us: int) -> str:
+    """Return the state to notify of before the configuration is read again; "READY=1" ends it.
+
+    *monotonic_us* is the time by CLOCK_MONOTONIC, in microseconds, by which `Type=notify-reload`
+    knows it from an earlier one. Source: sd_notify(3), "RELOADING=1".
+    """
+    return f"RELOADING=1\nMONOTONIC_USEC={monotonic_us}"

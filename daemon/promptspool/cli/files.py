@@ -1,0 +1,105 @@
+"""Commands about files before anything runs: what would become of them, and where they go."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from promptspool.cli.program import FAILED, Config, SpoolDir, app, say
+from promptspool.errors import ConfigError
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Files to be dropped; none: the configuration."),
+    ] = None,
+    *,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Its profile; else that of the inbox folder it is in, or default."
+        ),
+    ] = None,
+    output_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens assumed for each answer, for the cost.")
+    ] = 200,
+    config: Config = None,
+    spool: SpoolDir = None,
+) -> int:
+    """Say what would become of files, or whether the configuration can be used.
+
+    Each file is read, rendered and checked as if it had been dropped, with its sidecar if there is
+    one; nothing is sent. Shows format, bad rows, batches, an estimate of the cost, and the first
+    request in full. Exit code 1 if anything would be rejected.
+
+    Without a file: loads the configuration, compiles its templates and schemas, and says which
+    profiles and providers there are and where keys are found. Exit code 2 with file, key and reason
+    if it cannot be used.
+
+    \b
+    Example: promptspool check --profile reviews may.csv
+             promptspool check && systemctl reload promptspool
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.check import checked, told
+    from promptspool.settings import load
+
+    settings = load(config, spool=spool)
+    is_clean = True
+
+    if not files:
+        from promptspool.doctor.configuration import configuration
+
+        for line in configuration(settings):
+            say(line)
+
+    for path in files or []:
+        result = checked(settings, path, profile=profile, output_tokens=output_tokens)
+        is_clean = is_clean and result.is_clean
+
+        for line in told(result, output_tokens=output_tokens):
+            say(line)
+
+    return 0 if is_clean else FAILED
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is missing.")],
+) -> None:
+    """Make a spool and its configuration.
+
+    \b
+    Example: promptspool init ~/prompts
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.settings import FILE_NAME, example_config, load
+    from promptspool.spool import Spool
+
+    config = folder / FILE_NAME
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+
+        with config.open("x", encoding="utf-8") as file:
+            file.write(example_config())
+    except FileExistsError as error:
+        raise ConfigError(str(error.filename), "it exists already; nothing was changed") from error
+    except OSError as error:
+        raise ConfigError(str(config), f"it cannot be made: {error.strerror}") from error
+
+    spool = Spool(folder / load(config, environ={}).spool.path.name)
+    spool.make()
+    typer.echo(
+        f"Made {config} and the spool in {spool.root}.\n"
+        f"\n"
+        f"Next:\n"
+        f"  export OPENAI_API_KEY=...\n"
+        f"  promptspool run --config {shlex.quote(str(config))}\n"
+        f"\n"
+        f"Then drop a file of prompts, NAME.csv, .xlsx, .jsonl or .txt, into {spool.inbox};\n"
+        f"its answers come to {spool.outbox}."
+    )

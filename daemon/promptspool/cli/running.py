@@ -1,0 +1,117 @@
+"""Commands that run something: the daemon, the simulator, the demo."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from promptspool.cli.program import FAILED, Config, SpoolDir, app, cause_of
+from promptspool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from promptspool.settings import Settings
+
+
+@app.command()
+def run(
+    *,
+    config: Config = None,
+    spool: SpoolDir = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Stop when every dropped file is delivered or rejected.")
+    ] = False,
+) -> int:
+    """Run the daemon in the foreground.
+
+    It logs to standard output: JSON lines, or text on a terminal. SIGTERM or Ctrl-C stops it, once
+    what runs has ended or after `spool.stop_grace`, and a second one at once; whatever stops it,
+    the next start goes on where it was. SIGHUP lets it read its configuration again. Exit code 2
+    for a configuration or a spool that cannot be used.
+
+    \b
+    Example: promptspool run --config promptspool.toml
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    import anyio
+
+    from promptspool import app as daemon
+    from promptspool import log
+    from promptspool.settings import load
+
+    settings = load(config, spool=spool)
+    log.configure(settings.log.level, settings.log.format, secrets=list(_keys(settings)))
+    is_done = anyio.run(lambda: daemon.run(settings, is_draining=drain))
+
+    return 0 if is_done or not drain else FAILED
+
+
+def _keys(settings: Settings) -> Iterator[str]:
+    """Yield the keys of the providers that have one by now; the others are asked for later."""
+    from promptspool.settings import api_key
+
+    for name, provider in settings.providers.items():
+        with suppress(ConfigError):
+            yield api_key(provider, name)
+
+
+@app.command()
+def simulate(
+    *,
+    host: Annotated[str, typer.Option(help="127.0.0.1 or localhost.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    speed: Annotated[float, typer.Option(min=0.001, help="Virtual seconds per real second.")] = 1.0,
+    api_key: Annotated[str, typer.Option(help="The key that it accepts.")] = "sk-simulated",
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="DIR", help="Where files are kept; else a temporary one."),
+    ] = None,
+) -> None:
+    """Serve a local Batch API for trying things out.
+
+    It speaks the OpenAI dialect, answers every request with a line of its own, and calls nobody. A
+    batch takes about ten virtual minutes.
+
+    \b
+    Example: promptspool simulate --port 8080 --speed 60
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.simulator.command import simulate
+
+    try:
+        simulate(host=host, port=port, speed=speed, api_key=api_key, directory=directory)
+    except ValueError as error:
+        raise ConfigError("--host", str(error)) from error
+    except (ExceptionGroup, OSError) as error:
+        cause = cause_of(error)
+
+        if isinstance(cause, OSError):
+            reason = f"cannot serve on {host}:{port}: {cause.strerror}"
+            raise ConfigError("--port" if cause.filename is None else "--dir", reason) from error
+
+        raise
+
+
+@app.command()
+def demo(
+    *,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="A new or empty folder to use; else a temporary one."
+        ),
+    ] = None,
+) -> None:
+    """Show the whole way of three files, from the inbox to the outbox.
+
+    Needs no key and no network: it runs a simulated provider and the real daemon as two processes,
+    and takes about ten seconds. The spool stays for you to look at.
+
+    \b
+    Example: promptspool demo
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.demo import show
+
+    show(directory)

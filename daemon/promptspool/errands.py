@@ -1,0 +1,209 @@
+"""Errands between the turns of the dispatcher's loop: commands of people, and the house.
+
+Commands are carried out in the loop itself, so that no stage begins on the rows that they change.
+The house is kept beside it, every hour. Raises nothing: what cannot be done now is told once and
+tried again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import structlog
+
+from promptspool import control, journal
+from promptspool.commands import Commands
+from promptspool.control import Answer
+from promptspool.errors import StoreError
+from promptspool.housekeeping import EVERY_S, keep_house
+from promptspool.journal import Interruption
+from promptspool.notices import notices_of
+from promptspool.store import Change
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from promptspool.commands import Carried
+    from promptspool.control import Waiting
+    from promptspool.dispatcher import Dispatcher
+
+HOUSE = "/house"
+"""Stands for the house among the ids of rows in progress; no id has a slash."""
+
+HALTED_AT = "halted_at"
+"""The note that says since when a person lets nothing be claimed or submitted; empty if not."""
+
+STARTED_AT, READY_AT = "started_at", "ready_at"
+"""The notes that say when the last process began, and when it was ready; for `status`."""
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Errands:
+    """What the dispatcher does besides moving rows."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """Work for *dispatcher*, in its loop."""
+        self._dispatcher = dispatcher
+        self.next_at = 0.0
+        """When the house is kept next, on the monotonic clock."""
+        self._cleans: dict[str, float] = {}
+        self._lost_control = Interruption("control")
+        self._lost_house = Interruption("house")
+
+    async def begin(self) -> None:
+        """Remember what a person has asked earlier processes for."""
+        store, clock = self._dispatcher.context.store, self._dispatcher.context.clock
+        halted_at = await store.meta(HALTED_AT)
+        self._dispatcher.halted_at = float(halted_at) if halted_at else None
+        await store.note(STARTED_AT, f"{clock.now():.3f}")
+        await store.note(READY_AT, "")
+
+        if halted_at:
+            _log.warning("daemon.paused")
+
+    async def run(self, tasks: TaskGroup) -> None:
+        """Do what there is to do now."""
+        dispatcher = self._dispatcher
+        monotonic = dispatcher.context.clock.monotonic()
+
+        try:
+            left = control.waiting(dispatcher.context.spool)
+            self._lost_control.note(None, monotonic)
+        except OSError as error:
+            self._lost_control.note(str(error), monotonic)
+            left = []
+
+        for one in left:
+            if one.id not in self._cleans:
+                await dispatcher.persistently(partial(self._obey, one))
+
+        if HOUSE not in dispatcher.in_progress and (self._cleans or self.next_at <= monotonic):
+            dispatcher.in_progress.add(HOUSE)
+            tasks.start_soon(self._keep_house)
+
+    # Commands.
+
+    async def _obey(self, one: Waiting) -> None:
+        """Carry out one command as far as it goes now, and answer it at its end."""
+        answer = await self._carried(one)
+
+        if answer is None:
+            return
+
+        try:
+            spool = self._dispatcher.context.spool
+            await anyio.to_thread.run_sync(control.answer, spool, one.id, answer)
+        except OSError as error:  # it is carried out, and answered, again in the next turn
+            self._lost_control.note(str(error), self._dispatcher.context.clock.monotonic())
+
+    async def _carried(self, one: Waiting) -> Answer | None:
+        command = one.command
+
+        if command is None:
+            return Answer(is_done=False, message=one.fault or "")
+
+        match command.verb:
+            case "ping":
+                return Answer(is_done=True, message=self._dispatcher.state)
+            case "clean":
+                self._cleans[one.id] = command.older_than_s or 0.0
+
+                return None
+            case "reload":
+                self._dispatcher.is_reload_wanted = True
+
+                return Answer(is_done=True, message="the log says what has changed")
+            case "pause" | "resume" if command.provider is None:
+                return await self._halt(is_over=command.verb == "resume")
+            case _:
+                pass
+
+        async with self._dispatcher.applying():
+            commands = Commands(
+                context=self._dispatcher.context,
+                claims=self._dispatcher.inbox.claims,
+                rules=self._dispatcher.rules,
+                providers=self._dispatcher.providers,
+                is_free=self._dispatcher.is_free,
+            )
+            carried = await commands.carry_out(command, one.id)
+
+            return carried.answer if await self._carry(carried, commands.now) else None
+
+    async def _carry(self, carried: Carried, now: float) -> bool:
+        """Write what a command comes to, and say so; False if it could not be written."""
+        context = self._dispatcher.context
+        added = [*carried.added, *notices_of(context.settings.profiles, carried.updated, now)]
+        change = Change(updated=carried.updated, added=added, at=now)
+
+        if not await self._dispatcher.write(change):
+            return False
+
+        journal.tell("command", (), carried.updated, now=now)
+
+        if carried.forgotten:
+            await context.store.forget(carried.forgotten)
+
+        return True
+
+    async def _halt(self, *, is_over: bool) -> Answer:
+        """Let nothing be claimed or submitted, or let it again."""
+        dispatcher = self._dispatcher
+
+        if (dispatcher.halted_at is None) is not is_over:
+            halted_at = None if is_over else dispatcher.context.clock.now()
+            await dispatcher.context.store.note(HALTED_AT, "" if is_over else f"{halted_at}")
+            dispatcher.halted_at = halted_at
+
+            if is_over:
+                _log.info("daemon.resumed")
+                dispatcher.inbox.wake()
+            else:
+                _log.warning("daemon.paused")
+
+        what = (
+            "promptspool goes on"
+            if is_over
+            else "promptspool is paused: nothing is claimed or submitted until it is resumed"
+        )
+
+        return Answer(is_done=True, message=what)
+
+    # The house.
+
+    async def _keep_house(self) -> None:
+        """Remove what is older than it may be, as set or as commands say, and answer these."""
+        context = self._dispatcher.context
+        cleans = dict(self._cleans)
+        answers: dict[str, Answer] = {}
+
+        try:
+            await keep_house(context)
+
+            for name, older_than_s in cleans.items():
+                kept = await keep_house(context, older_than_s=older_than_s)
+                message = f"removed {kept.files} files, forgot {kept.jobs} jobs"
+                answers[name] = Answer(is_done=True, message=message)
+
+            reason = None
+        except (OSError, StoreError) as error:
+            reason = str(error)
+
+        self._lost_house.note(reason, context.clock.monotonic())
+        self.next_at = context.clock.monotonic() + EVERY_S
+
+        for name in cleans:
+            answer = answers.get(name, Answer(is_done=False, message=reason or ""))
+
+            try:
+                await anyio.to_thread.run_sync(control.answer, context.spool, name, answer)
+            except OSError as error:
+                self._lost_control.note(str(error), context.clock.monotonic())
+
+            del self._cleans[name]
+
+        self._dispatcher.in_progress.discard(HOUSE)
+        self._dispatcher.bell.ring()
