@@ -529,3 +529,38 @@ async def test_deleting_twice_is_deleting_once() -> None:
 
         with pytest.raises(Unavailable):
             await provider.delete_file("file-1")
+
+
+async def test_every_exchange_is_observed_once() -> None:
+    """Whatever comes of a call, its path, its status and its time are told once; none unanswered.
+
+    What was never sent, for want of a key that fits into a header, is no exchange.
+    """
+    told: list[tuple[str, str, int | None]] = []
+    keys = ["sk-\u2013", *[KEY] * 4]
+
+    def observe(method: str, *, path: str, status: int | None, seconds: float) -> None:
+        assert 0.0 <= seconds < LIMITS.timeout_s
+        told.append((method, path, status))
+
+    async with served() as (server, _, _):
+        http = Http(base_url=server.base_url, key=keys.pop, limits=LIMITS, observe=observe)
+        server.reply = answer(200, b'{"id": "batch_1"}')
+        await http.json("GET", "/batches", params={"limit": "100"})
+        server.reply = answer(200, LINE)
+        await http.download("/files/file-1/content", lambda _: None)
+
+        for reply in (answer(503, HTML), b"HTTP/1.1 200 O", answer(200, b"{}")):
+            server.reply = reply
+
+            with pytest.raises(ProviderError):
+                await http.json("POST", "/batches", json={})
+
+        await http.close()
+
+    assert told == [
+        ("GET", "/batches", 200),
+        ("GET", "/files/file-1/content", 200),
+        ("POST", "/batches", 503),
+        ("POST", "/batches", None),
+    ]

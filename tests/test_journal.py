@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from promptspool.journal import names, tell
+from promptspool.journal import Interruption, names, tell
 from promptspool.model import (
     Batch,
     BatchId,
@@ -97,7 +97,9 @@ def moved_batch(before: BatchStatus, after: BatchStatus, outcome: Outcome) -> li
     """Return the events of a batch that goes from one status to another."""
     row = replace(BATCH, status=before)
 
-    return [line["event"] for line in told((row, replace(row, status=after), outcome))]
+    events = [line["event"] for line in told((row, replace(row, status=after), outcome))]
+
+    return [event for event in events if event != "poll.swept"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +159,44 @@ def test_a_transition_of_a_job_is_one_line(
 def test_waiting_is_silent() -> None:
     """A row that stays where it is and has not failed is nothing to tell."""
     row = replace(BATCH, status=BatchStatus.CREATED)
+    lines = told((row, replace(row, polls=1), Polled(remote=REMOTE)))
 
-    assert told((row, replace(row, polls=1), Polled(remote=REMOTE))) == []
+    assert [(line["event"], line["log_level"]) for line in lines] == [("poll.swept", "debug")]
+
+
+def test_a_sweep_is_one_line() -> None:
+    """Whatever is polled at once is told in one line, which counts what has changed."""
+    running = replace(BATCH, status=BatchStatus.CREATED, completed=2)
+    moved = [
+        (running, replace(running, completed=5), Polled(remote=REMOTE)),
+        (running, replace(running, completed=10, status=BatchStatus.ENDED), Polled(remote=REMOTE)),
+        (running, running, Polled(remote=REMOTE)),
+    ]
+    (line,) = [line for line in told(*moved) if line["event"] == "poll.swept"]
+
+    assert line["log_level"] == "info"
+    assert (line["polled"], line["changed"], line["ended"], line["completed"]) == (3, 2, 1, 11)
+
+
+def test_recovery_says_how_long_it_lasted() -> None:
+    """What works again says for how long it did not."""
+    row = replace(BATCH, failures=3, failed_at=NOW - 90.0)
+    lines = told((row, replace(row, failures=0), Uploaded(file="f")))
+    (line,) = [line for line in lines if line["event"] == "stage.recovered"]
+
+    assert (line["failures"], line["lasted_s"]) == (3, 90.0)
+
+    with capture_logs() as lines:
+        lost = Interruption("inbox")
+
+        for at, reason in enumerate(["gone", "gone", "denied", None, None]):
+            lost.note(reason, at)
+
+    assert [(line["event"], line.get("reason"), line.get("lasted_s")) for line in lines] == [
+        ("inbox.unreadable", "gone", None),
+        ("inbox.unreadable", "denied", None),
+        ("inbox.readable", None, 3),
+    ]
 
 
 def test_failures_are_told_at_every_doubling() -> None:

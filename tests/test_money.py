@@ -84,6 +84,22 @@ async def test_a_job_over_its_limit_is_held_until_it_is_released(tmp_path: Path)
         world.assert_bought_once()
 
 
+async def test_a_limit_that_is_raised_lets_go_what_it_held(tmp_path: Path) -> None:
+    """The next start looks at what is held by the limits of then; what is still over them stays."""
+    async with simulated(tmp_path, overrides=limited(max_cost=0.5)) as world:
+        world.drop("f.jsonl", questions(9))
+
+        for _ in range(2):
+            assert not await world.drain()
+            assert world.simulator.ledger.uploads == []
+            assert column(world, "SELECT status FROM jobs") == ["held"]
+
+        world.overrides = limited(max_cost=500.0)
+
+        assert await world.drain()
+        world.assert_conserved("f.jsonl", [f"q{n}" for n in range(9)])
+
+
 async def test_the_lower_limit_holds_and_a_cheap_job_goes(tmp_path: Path) -> None:
     """A profile's own limit counts beside the provider's, and what is below both is not held."""
     overrides = limited(max_cost=1000.0) | {

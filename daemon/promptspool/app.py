@@ -15,6 +15,7 @@ import signal
 import threading
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,6 +29,8 @@ from promptspool.dispatcher import Dispatcher
 from promptspool.errors import SpoolError, StoreError
 from promptspool.heartbeat import Heartbeat
 from promptspool.inbox import Inbox
+from promptspool.metrics import Metrics
+from promptspool.monitor import Monitor
 from promptspool.policy import Backoff, Rules
 from promptspool.pricing import Prices
 from promptspool.provider import connect
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.clock import Clock
-    from promptspool.settings import Settings
+    from promptspool.provider import Provider
+    from promptspool.settings import ProviderSettings, Settings
 
 CUT_OFF_S = 3.0
 """How long after the grace a process that was told to stop is ended where it is."""
@@ -77,7 +81,19 @@ class Daemon:
     turn_s: float = math.inf
     dispatcher: Dispatcher | None = None
     """There while `run` runs."""
+    monitor: Monitor | None = None
+    """There if somebody wants figures."""
     is_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        """Count what happens if somebody wants figures of it."""
+        settings = self.settings
+
+        if settings.metrics.listen is not None or settings.metrics.textfile is not None:
+            models = {(profile.provider, profile.model) for profile in settings.profiles.values()}
+            self.monitor = Monitor(
+                Metrics(self.clock, providers=settings.providers, models=sorted(models))
+            )
 
     async def run(self) -> bool:
         """Run until `stop`, or until drained; True if no job was left unfinished.
@@ -100,7 +116,7 @@ class Daemon:
             spool_id = stack.enter_context(spool.opened())
             store = await stack.enter_async_context(opened(spool.database))
             accounts = {
-                name: Account(provider=connect(name, provider), settings=provider)
+                name: Account(provider=self._connect(name, provider), settings=provider)
                 for name, provider in self.settings.providers.items()
             }
 
@@ -122,6 +138,7 @@ class Daemon:
 
     async def _dispatch(self, context: Context) -> bool:
         bell = Bell()
+        monitor = self.monitor
         inbox = Inbox(Claims(context.spool, self.settings, self.clock, context.taken), bell)
         lanes = self.settings.lanes
         self.dispatcher = Dispatcher(
@@ -133,6 +150,8 @@ class Daemon:
             is_draining=self.is_draining,
             on_ready=self.on_ready,
             on_turn=self.on_turn,
+            on_moved=None if monitor is None else monitor.note,
+            on_claimed=None if monitor is None else monitor.metrics.claimed,
             turn_s=self.turn_s,
         )
 
@@ -143,11 +162,23 @@ class Daemon:
             tasks.start_soon(inbox.watch)
 
             try:
-                is_done = await self.dispatcher.run()
+                async with anyio.create_task_group() as watchers:
+                    if monitor is not None:
+                        monitor.dispatcher = self.dispatcher
+                        monitor.start(watchers, self.settings.metrics)
+
+                    is_done = await self.dispatcher.run()
+                    watchers.cancel_scope.cancel()
             finally:
                 inbox.close()
 
         return is_done
+
+    def _connect(self, name: str, settings: ProviderSettings) -> Provider:
+        if self.monitor is None:
+            return connect(name, settings)
+
+        return connect(name, settings, observe=partial(self.monitor.metrics.http_call, name))
 
     def stop(self) -> None:
         """End `run` gracefully, also one that is still starting."""

@@ -14,7 +14,7 @@ import anyio.to_thread
 import structlog
 
 from promptspool.errors import SpoolError
-from promptspool.model import BatchStatus, ProviderState, ProviderStatus
+from promptspool.model import BatchStatus, JobStatus, ProviderState, ProviderStatus
 from promptspool.outcomes import Booted, Restarted, Vanished, Woken
 from promptspool.policy import decide
 from promptspool.store import Change
@@ -121,10 +121,15 @@ async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
 
 
 async def _wake(context: Context, rules: Rules, now: float) -> None:
-    """Make due what waits for a time that is further away than it was: the clock was set back."""
+    """Make due what waits for a time that is further away than it was: the clock was set back.
+
+    And what is held, since limits may be others by now.
+    """
     last_at = await context.store.last_at()
     is_set_back = last_at is not None and last_at > now
     rows = await context.store.due_after(now if is_set_back else now + LONGEST_WAIT_S)
+    rows = [row for row in rows if row.status is not JobStatus.HELD]
+    rows += [job for job in await context.store.live_jobs() if job.status is JobStatus.HELD]
     woken = [(row, decide(row, Woken(), now, rules)) for row in rows]
     await context.store.write(Change(updated=woken, at=now))
 

@@ -47,7 +47,16 @@ from promptspool.model import (
     Work,
 )
 from promptspool.notices import notices_of
-from promptspool.outcomes import AllClosed, Failed, Held, Planned, Released, Settled, Trouble
+from promptspool.outcomes import (
+    AllClosed,
+    Failed,
+    Held,
+    Planned,
+    Released,
+    Settled,
+    Trouble,
+    Woken,
+)
 from promptspool.policy import decide, decide_provider
 from promptspool.stages import EVERY, STAGES, Lane, Stage
 from promptspool.store import Change
@@ -100,6 +109,13 @@ class Dispatcher:
     on_ready: Callable[[], None] = lambda: None
     on_turn: Callable[[Dispatcher], Awaitable[None]] | None = None
     """Called in every turn of the loop: what it shows to a watchdog is that the loop turns."""
+    on_moved: (
+        Callable[[str, Sequence[tuple[Row, Row, Outcome]], Sequence[tuple[Row, Row]], float], None]
+        | None
+    ) = None
+    """Told, like the journal, what became of rows: by a stage, and of those that followed them."""
+    on_claimed: Callable[[int], None] | None = None
+    """Told how many files were taken from the inbox."""
     turn_s: float = math.inf
     """The loop turns at least so often, though nothing is due."""
     in_progress: set[str] = field(default_factory=set)
@@ -342,6 +358,18 @@ class Dispatcher:
         async with self._applying:
             return await self.write(change)
 
+    async def wake_held(self) -> None:
+        """Have what is held looked at again: limits may be others by now."""
+        async with self._applying:
+            now = self.context.clock.now()
+            held = [
+                job
+                for job in await self.context.store.live_jobs()
+                if job.status is JobStatus.HELD and self.is_free(job.id)
+            ]
+            woken = [(job, decide(job, Woken(), now, self.rules)) for job in held]
+            await self.write(Change(updated=woken, at=now))
+
     def applying(self) -> anyio.Lock:
         """Return what is held by whoever reads rows and writes what they become."""
         return self._applying
@@ -350,6 +378,10 @@ class Dispatcher:
     def state(self) -> str:
         """Return how it is, for people."""
         return "stopping" if self.is_stopping else "ready" if self.is_ready else "starting"
+
+    def running(self) -> dict[tuple[Lane, str | None], int]:
+        """Return how many runs of stages are under way, by lane and provider."""
+        return dict(self._running)
 
     def is_free(self, row: str) -> bool:
         """Tell whether nobody works on the row of that id."""
@@ -394,6 +426,9 @@ class Dispatcher:
 
         if jobs:
             await self.write(Change(added=jobs, at=self.context.clock.now()))
+
+            if self.on_claimed is not None:
+                self.on_claimed(len(jobs))
 
         for job in jobs:
             _log.info("job.claimed", job=job.id, file=job.shown, profile=job.profile,
@@ -459,12 +494,24 @@ class Dispatcher:
             if not await self.write(Change(updated=updated, added=added, at=now)):
                 return False
 
-            journal.tell(stage.name, moved, followed, now=now)
+            self._tell(stage.name, moved, followed, now)
 
             if await self.write(Change(updated=states, at=now)):
-                journal.tell(stage.name, (), states, now=now)
+                self._tell(stage.name, (), states, now)
 
             return True
+
+    def _tell(
+        self,
+        stage: str,
+        moved: Sequence[tuple[Row, Row, Outcome]],
+        followed: Sequence[tuple[Row, Row]],
+        now: float,
+    ) -> None:
+        journal.tell(stage, moved, followed, now=now)
+
+        if self.on_moved is not None:
+            self.on_moved(stage, moved, followed, now)
 
     def _current(self, row: Row) -> Row:
         """Return a provider's row as it is by now: outcomes of others change it meanwhile."""

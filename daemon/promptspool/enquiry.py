@@ -247,7 +247,7 @@ async def swept(
         budget=budget,
         wanted=frozenset(batch.remote_id for batch in due if batch.remote_id),
     )
-    _log.debug("poll.swept", provider=account.provider.name, due=len(due), pages=read.pages)
+    _log.debug("poll.listed", provider=account.provider.name, due=len(due), pages=read.pages)
 
     return {batch.id: batch for batch in read.batches}
 

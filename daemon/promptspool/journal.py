@@ -104,6 +104,7 @@ def tell(
 ) -> None:
     """Log what became of rows that a stage worked on, and of those that followed them."""
     _tell_failures(stage, moved)
+    _tell_polls(moved)
 
     for before, after, outcome in moved:
         keys = names([before])
@@ -129,6 +130,33 @@ def tell(
             _tell_followed_job(before, after)
         elif isinstance(before, ProviderState) and isinstance(after, ProviderState):
             _tell_provider(before, after, now)
+
+
+def _tell_polls(moved: Sequence[tuple[Row, Row, Outcome]]) -> None:
+    """Log one line for all that was polled at once: at debug where nothing has changed."""
+    polled = [
+        (before, after)
+        for before, after, outcome in moved
+        if isinstance(outcome, Polled) and isinstance(before, Batch) and isinstance(after, Batch)
+    ]
+
+    if not polled:
+        return
+
+    changed = [pair for pair in polled if _progress(pair[0]) != _progress(pair[1])]
+    ended = [after for _, after in polled if after.status is BatchStatus.ENDED]
+    getattr(_log, "info" if changed else "debug")(
+        "poll.swept",
+        provider=polled[0][0].provider,
+        polled=len(polled),
+        changed=len(changed),
+        ended=len(ended),
+        completed=sum(after.completed - before.completed for before, after in polled),
+    )
+
+
+def _progress(batch: Batch) -> tuple[object, ...]:
+    return batch.remote_status, batch.completed, batch.failed
 
 
 def _lasted(since: float | None, now: float) -> float | None:

@@ -61,6 +61,7 @@ from promptspool.outcomes import (
     Dropped,
     Failed,
     Gone,
+    Held,
     NeverCreated,
     NotListed,
     Planned,
@@ -234,9 +235,13 @@ async def reject(context: Context, job: Job) -> Outcome:
     return Rejected()
 
 
-async def release(_context: Context, _job: Job) -> Outcome:
-    """Let a held job try again: the day or month that it waited for has come."""
-    return Released(by_hand=False)
+async def release(context: Context, job: Job) -> Outcome:
+    """Let a held job try again: the day that it waited for has come, or other limits have."""
+    batches = await context.store.batches_of(job.id)
+    models = {batch.model for batch in batches}
+    reason = gate.held_at_plan(context, job, models, job.estimated_usd)
+
+    return Released(by_hand=False) if reason is None else Held(reason=reason, until=None)
 
 
 # Providers: what earlier processes left there.
@@ -673,9 +678,7 @@ async def tell(context: Context, notice: Notice) -> Outcome:
         if error.is_final:
             return Dropped(reason=str(error))
 
-        return Failed(
-            reason=str(error), trouble=Trouble.ROW, retry_after_s=error.retry_after_s
-        )
+        return Failed(reason=str(error), trouble=Trouble.ROW, retry_after_s=error.retry_after_s)
 
     return Sent()
 

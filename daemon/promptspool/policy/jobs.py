@@ -61,7 +61,7 @@ def decide_job(job: Job, outcome: Outcome, now: float, rules: Rules) -> Job:
 def _decide_by_hand(moved: Job, job: Job, outcome: Outcome, now: float) -> Job:
     """Return what becomes of a job that is held, or that a person takes back."""
     match job.status, outcome:
-        case JobStatus.PLANNED, Held(reason=reason, until=until):
+        case JobStatus.PLANNED | JobStatus.HELD, Held(reason=reason, until=until):
             return replace(moved, status=JobStatus.HELD, due_at=until, why=reason)
         case JobStatus.HELD, Released(by_hand=by_hand):
             released_at = now if by_hand else job.released_at

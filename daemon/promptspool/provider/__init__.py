@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from promptspool.errors import Blocked, ConfigError
 from promptspool.provider.base import Provider
-from promptspool.provider.http import Http, Limits
+from promptspool.provider.http import Http, Limits, Observe, unobserved
 from promptspool.provider.openai import OpenAI
 from promptspool.settings import api_key
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["Provider", "connect"]
 
 
-def connect(name: str, settings: ProviderSettings) -> Provider:
+def connect(name: str, settings: ProviderSettings, *, observe: Observe = unobserved) -> Provider:
     """Return the provider that *settings* describe; nothing is sent yet.
 
-    Its key is looked up at every call, so a missing one is `Blocked` then, not an error now. Raises
-    `ConfigError` if the environment names a proxy or certificates that cannot be used.
+    *observe* is told of every HTTP exchange. Its key is looked up at every call, so a missing one
+    is `Blocked` then, not an error now. Raises `ConfigError` if the environment names a proxy or
+    certificates that cannot be used.
     """
 
     def key() -> str:
@@ -36,7 +37,7 @@ def connect(name: str, settings: ProviderSettings) -> Provider:
         max_answer_bytes=settings.max_answer_bytes,
         max_download_bytes=settings.max_download,
     )
-    http = Http(base_url=settings.base_url, key=key, limits=limits)
+    http = Http(base_url=settings.base_url, key=key, limits=limits, observe=observe)
 
     match settings.dialect:
         case "openai":

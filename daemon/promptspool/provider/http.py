@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import httpx
@@ -54,10 +54,30 @@ class Limits:
     max_download_bytes: int
 
 
+class Observe(Protocol):
+    """Is told of every exchange when it is over; *status* is None where no answer came."""
+
+    def __call__(self, method: str, *, path: str, status: int | None, seconds: float) -> object:
+        """Take note; *path* has no query."""
+        ...
+
+
+def unobserved(method: str, *, path: str, status: int | None, seconds: float) -> None:
+    """Take no note."""
+    del method, path, status, seconds
+
+
 class Http:
     """A connection pool to one provider."""
 
-    def __init__(self, *, base_url: str, key: Callable[[], str], limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        key: Callable[[], str],
+        limits: Limits,
+        observe: Observe = unobserved,
+    ) -> None:
         """Prepare; connects to nobody.
 
         *key* is asked for at every request, so that a key can be replaced while running. Raises
@@ -65,6 +85,7 @@ class Http:
         """
         self._key = key
         self._limits = limits
+        self._observe = observe
         self._client = _client(base_url, limits)
 
     async def close(self) -> None:
@@ -145,23 +166,30 @@ class Http:
         """Send one request; yield its answer unread, if it is a 2xx, and the head without keys."""
         key = self._key()
         log.keep_secret(key)
+        headers = {b"Authorization": _bearer(key)}
+        began_at = anyio.current_time()
+        status: int | None = None
 
-        with translated(), patience.kept():
-            headers = {b"Authorization": _bearer(key)}
-            request = self._client.build_request(method, path, headers=headers, **arguments)
-            request.stream = _Noted(request.stream, patience)
-            response = await self._client.send(request, stream=True)
+        try:
+            with translated(), patience.kept():
+                request = self._client.build_request(method, path, headers=headers, **arguments)
+                request.stream = _Noted(request.stream, patience)
+                response = await self._client.send(request, stream=True)
+                status = response.status_code
 
-            try:
-                head = _head(response)
+                try:
+                    head = _head(response)
 
-                if not response.is_success:
-                    body = await _beginning(response, MAX_PROBLEM_BYTES)
-                    raise problem(response.status_code, head, body[:MAX_PROBLEM_BYTES])
+                    if not response.is_success:
+                        body = await _beginning(response, MAX_PROBLEM_BYTES)
+                        raise problem(response.status_code, head, body[:MAX_PROBLEM_BYTES])
 
-                yield response, head
-            finally:
-                await response.aclose()
+                    yield response, head
+                finally:
+                    await response.aclose()
+        finally:
+            seconds = anyio.current_time() - began_at
+            self._observe(method, path=path, status=status, seconds=seconds)
 
 
 class _Patience:

@@ -263,6 +263,48 @@ class Store:
 
         return {str(state): int(count) for state, count in rows}
 
+    async def standing(
+        self,
+    ) -> tuple[
+        dict[str, tuple[int, float]],
+        dict[tuple[str, str], tuple[int, int, float]],
+    ]:
+        """Return how many live jobs there are by state, and batches by provider and state.
+
+        With the requests of the batches, and since when the oldest is there: claimed, or created.
+        What is set aside has a state of its own.
+        """
+        state = "CASE WHEN {0}.due_at IS NULL AND {0}.why LIKE 'set aside%' "
+        state += "THEN 'set_aside' ELSE {0}.status END"
+        jobs = await self._fetch(
+            f"SELECT {state.format('jobs')}, count(*), min(claimed_at) "  # noqa: S608 - our words
+            "FROM jobs INDEXED BY jobs_live WHERE status NOT IN ('done', 'rejected') GROUP BY 1",
+            (),
+        )
+        batches = await self._fetch(
+            f"SELECT batches.provider, {state.format('batches')}, count(*), "  # noqa: S608 - as above
+            "sum(batches.requests), min(coalesce(batches.created_at, jobs.claimed_at)) "
+            "FROM batches INDEXED BY batches_live JOIN jobs ON jobs.id = batches.job "
+            "WHERE batches.status != 'closed' GROUP BY 1, 2",
+            (),
+        )
+
+        return (
+            {str(row[0]): (int(row[1]), float(row[2])) for row in jobs},
+            {
+                (str(row[0]), str(row[1])): (int(row[2]), int(row[3]), float(row[4]))
+                for row in batches
+            },
+        )
+
+    async def pending_notices(self) -> int:
+        """Count the notices that are still to be sent."""
+        rows = await self._fetch(
+            "SELECT count(*) FROM notices WHERE status = 'pending' AND due_at IS NOT NULL", ()
+        )
+
+        return int(rows[0][0])
+
     async def last_at(self) -> float | None:
         """Return when the last transition was written, None if none ever was."""
         rows = await self._fetch("SELECT at FROM history ORDER BY rowid DESC LIMIT 1", ())

@@ -188,8 +188,13 @@ SCHEMA = (
     ALTER TABLE batches ADD COLUMN standard_usd REAL;
 
     CREATE INDEX batches_live ON batches (status) WHERE status != 'closed';
+    CREATE INDEX batches_spent ON batches (provider, intended_at, cost_usd, estimated_usd)
+        WHERE intended_at IS NOT NULL;
     CREATE INDEX batches_enqueued ON batches (provider, model, status)
         WHERE status IN ('creating', 'unclear', 'created');
+
+    CREATE INDEX history_ended ON history (at, row)
+        WHERE became IN ('delivered', 'rejected', 'dropped');
 
     ALTER TABLE providers ADD COLUMN failed_at REAL;
     ALTER TABLE providers ADD COLUMN halted_at REAL;
