@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from commands import COMMAND, LIMIT_S, environ, events, ids, ran, read_until, simulated, started
+from filled import said
 from promptspool import __version__, settings
 from promptspool.spool import Spool
 
@@ -54,18 +55,12 @@ def test_help() -> None:
     assert "\n  demo " in ran().stdout
 
 
-@pytest.mark.parametrize("command", ["run", "simulate", "init", "demo"])
-def test_help_of_commands(command: str) -> None:
-    """Every command's help has an example that begins with the command."""
-    done = ran(command, "--help")
-
-    assert done.returncode == 0
-    assert f"\n  Example: promptspool {command}" in done.stdout
-
-
 def test_help_is_quick() -> None:
     """Nothing heavy is imported before a command needs it."""
-    heavy = {"anyio", "httpx", "jinja2", "msgspec", "pydantic", "rich", "starlette", "uvicorn"}
+    heavy = {
+        "anyio", "httpx", "jinja2", "msgspec", "pyarrow", "pydantic", "rich", "sqlite3",
+        "starlette", "structlog", "uvicorn", "watchfiles",
+    }  # fmt: skip
     code = "import sys, promptspool.cli; print(*sys.modules)"
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", code], env=environ(), capture_output=True, text=True, check=True
@@ -99,12 +94,43 @@ def test_misuse(arguments: list[str], expected: str) -> None:
 
 
 def test_a_faulty_configuration(config: Path) -> None:
-    """A fault in the configuration is one line that names key and file."""
-    config.write_text(config.read_text("utf-8") + "\n[polling.more]\n", encoding="utf-8")
+    """A fault in the configuration is one line that names file, line and key."""
+    text = config.read_text("utf-8")
+    config.write_text(text + "\n[polling.more]\n", encoding="utf-8")
+    line = len(text.splitlines()) + 2
+    told = f"{config}, line {line}: polling.more: unknown key; known: first, factor, cap, stalled"
 
-    assert f"polling.more: unknown key; known: first, factor, cap, stalled ({config})" in complaint(
-        ran("run", "--config", config)
+    assert told in complaint(ran("run", "--config", config))
+
+
+def test_check_of_a_configuration(config: Path) -> None:
+    """Without a file the configuration is checked; keys are found, and never shown."""
+    text = config.read_text("utf-8")
+    config.write_text(f'{text}\n[profiles.more]\nextend = "default"\n', encoding="utf-8")
+    done = ran("check", "--config", config, OPENAI_API_KEY=KEY)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{config}: it can be used\n")
+    assert "  profile more: openai, /v1/chat/completions, gpt-5-mini\n" in done.stdout
+    assert "key found in $OPENAI_API_KEY\n" in done.stdout
+    assert KEY not in done.stdout
+
+    config.write_text(
+        f'{text}\n[profiles.more]\nmodel = "m"\nprompt = "{{{{ a"\n', encoding="utf-8"
     )
+    fault = complaint(ran("check", "--config", config))
+
+    assert "profiles.more.prompt" in fault
+    assert str(config) in fault
+
+
+def test_what_the_machine_does_is_no_traceback(config: Path) -> None:
+    """What a disk refuses is one line with the place, and exit code 1."""
+    lock = spool_of(config).state / "lock"
+    lock.mkdir()
+    code, out, errors = said("health", "--config", config)
+
+    assert (code, out, errors) == (1, "", f"promptspool: {lock}: Is a directory\n")
 
 
 def test_a_port_in_use() -> None:

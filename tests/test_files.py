@@ -246,7 +246,7 @@ async def test_a_broken_sidecar_refuses_its_file(tmp_path: Path) -> None:
         reason = await rejected(world, "a.txt", b"p\n")
 
         assert reason["code"] == "bad_sidecar"
-        assert "did you mean 'model'? (a.txt.toml)" in reason["reason"]
+        assert "a.txt.toml, line 1: modle: unknown key; did you mean 'model'?" in reason["reason"]
         assert (world.spool.rejected / "a.txt.toml").exists()
 
 

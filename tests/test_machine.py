@@ -29,13 +29,14 @@ from structlog.testing import capture_logs
 import commands
 from commands import COMMAND, LIMIT_S, environ, events, read_until, started
 from crash.mortal import COMMIT, DISK, Fate, mortal
-from promptspool import delivery, store
+from promptspool import delivery
 from promptspool.app import Daemon
 from promptspool.clock import Bell
 from promptspool.errors import SpoolError, StoreError
 from promptspool.model import Job, JobId
 from promptspool.simulator import Fault, SimulatorSettings
 from promptspool.spool import Spool
+from promptspool.store import opening
 from world import KEY, FakeClock, simulated
 
 if TYPE_CHECKING:
@@ -276,11 +277,11 @@ def test_a_disk_that_takes_no_more_is_waited_for(tmp_path: Path, base_url: str) 
         read_until(daemon, "daemon.ready")
         usual, most = resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4_096, most))
-        (inbox / "f.txt").write_text("x" * 500_000 + "\ntwo\n")
+        (inbox / "f.txt").write_text("x" * 1_500_000 + "\ntwo\n")
 
         assert "store.unwritable" in read_until(daemon, "store.")
 
-        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (300_000, most))
+        resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (1_000_000, most))
 
         assert "store.writable" in read_until(daemon, "store.")
         assert "File too large" in read_until(daemon, "stage.retried")
@@ -415,7 +416,7 @@ async def test_a_locked_database_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another program holds the database nothing is done, and that is said once."""
-    monkeypatch.setattr(store, "BUSY_MS", 20)
+    monkeypatch.setattr(opening, "BUSY_MS", 20)
 
     real = aiosqlite.Connection.execute
     other: list[sqlite3.Connection] = []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -111,6 +112,19 @@ async def test_nought_is_told_before_anything_happens() -> None:
         )
         == 0
     )
+
+
+async def test_a_reload_adds_nought_and_takes_nothing() -> None:
+    """What a new configuration names is there at once, and what was counted stays."""
+    clock = FakeClock()
+    metrics = told(clock)
+    before = {family: metrics.count(family) for family in families.COUNTERS}
+    metrics.expect(["another", PROVIDER], [("another", "gpt-6"), (PROVIDER, MODEL)])
+    text = await text_of(metrics, NOTHING, clock)
+
+    assert value(text, "promptspool_batches", provider="another", state="created") == 0
+    assert value(text, "promptspool_polls_total", provider="another", outcome="failed") == 0
+    assert all(metrics.count(family).items() >= was.items() for family, was in before.items())
 
 
 async def test_what_happened_and_how_things_stand_is_on_the_page() -> None:
@@ -272,6 +286,7 @@ async def test_a_pause_is_counted_once() -> None:
     clock.pass_time(10.0)
     metrics.paused("p", "all", reason="outage")
     metrics.paused("p", "all")
+    metrics.paused("p", "all", reason="row")
     clock.pass_time(5.0)
     during = await text_of(metrics, NOTHING, clock)
     clock.pass_time(5.0)
@@ -376,3 +391,30 @@ async def test_disks_that_answer_are_told(tmp_path: Path) -> None:
     assert set(disks) == {"spool"}
     assert 0 <= disks["spool"].free_bytes <= disks["spool"].size_bytes
     assert disks["spool"].size_bytes > 0
+
+
+async def test_a_disk_that_hangs_is_asked_once(tmp_path: Path) -> None:
+    """A file system that does not answer is left out, and holds one thread, not one a page."""
+    may_go_on = threading.Event()
+    asked: list[str] = []
+
+    class Hanging(type(tmp_path)):  # type: ignore[misc] # the class of paths of this system
+        def __fspath__(self) -> str:
+            asked.append("once")
+            may_go_on.wait(LIMIT_S)
+
+            return str(self)
+
+    disks = Disks({"state": Hanging(tmp_path), "spool": tmp_path}, patience_s=0.05)
+
+    try:
+        for _ in range(3):
+            assert set(await disks.read()) == {"spool"}
+    finally:
+        may_go_on.set()
+
+    assert asked == ["once"]
+
+    with anyio.fail_after(LIMIT_S):
+        while set(await disks.read()) != {"spool", "state"}:
+            await anyio.lowlevel.checkpoint()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -21,6 +22,7 @@ from promptspool.settings import (
     Settings,
     Size,
 )
+from promptspool.settings.lines import lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +119,7 @@ def test_example_shows_every_key_of_a_price() -> None:
     shown = tomllib.loads(f"price = {found[1].replace(chr(10) + '#', '')}")["price"]
 
     assert set(shown) == set(settings.PriceSettings.model_fields)
-    assert settings.PriceSettings(**shown)
+    assert settings.PriceSettings(**shown).input > 0
 
 
 def test_example_has_every_section() -> None:
@@ -275,7 +277,7 @@ def _leaves(table: dict[str, object]) -> list[tuple[str, object]]:
         ('[spool]\nsetle = "2s"', "spool.setle", "did you mean 'settle'"),
         ('[spool]\nsettle = "soon"', "spool.settle", "'soon'; write a duration"),
         ("[spol]", "spol", "did you mean 'spool'"),
-        ("spool = 3", "spool", "found 3"),
+        ("spool = 3", "spool", "write a table of keys"),
         ('_env_file = "x"', "_env_file", "unknown key"),
         ("[lanes]\npoll = 0", "lanes.poll", "found 0"),
         ("[polling]\nfactor = 0.5", "polling.factor", "found 0.5"),
@@ -405,7 +407,7 @@ def test_what_a_profile_cannot_be(
     fault: Callable[..., ConfigError], values: str, says: str
 ) -> None:
     """What the endpoint has no place for, or nothing can be done with, is refused at the start."""
-    assert says in fault(PROVIDER + f'[profiles.x]\nmodel = "m"\n{values}').reason
+    assert says in str(fault(PROVIDER + f'[profiles.x]\nmodel = "m"\n{values}'))
 
 
 def _changed(load: Callable[..., Settings], folder: Path, sidecar: str) -> ProfileSettings:
@@ -448,6 +450,7 @@ def test_a_schema_is_replaced_as_a_whole(load: Callable[..., Settings], tmp_path
     [
         ("model = ", "not TOML"),
         ("#" * 1_000_001, "larger than 1,000,000 bytes"),
+        ("a" + ".a" * 10_001 + " = 1", "more than 10,000 dots"),
         ("modle = 'm'", "modle: unknown key; did you mean 'model'?"),
         ("max_attempts = 0", "max_attempts: found 0"),
         ("provider = 'elsewhere'", "write one of: openai"),
@@ -498,15 +501,320 @@ def test_all_faults_are_listed(fault: Callable[..., ConfigError]) -> None:
     assert all(key in error.reason for key in ("spool.settle", "spool.foo", "lanes.poll"))
 
 
+def test_every_fault_has_its_line(fault: Callable[..., ConfigError]) -> None:
+    """Each fault is told with the line of its key, the variable, or without either if unsure."""
+    error = fault(
+        """# a comment
+[polling]
+first = "soon"  # wrong
+spool.settle = 1
+[providers.openai]
+base_url = "https://api.example.com/v1"
+max_creates = 0
+[profiles.x]
+system = '''
+model = "not here"
+'''
+lanes = 3
+answers = [
+  "jsonl",
+  "xml",
+]
+""",
+        PROMPTSPOOL_POLLING__CAP="later",
+        PROMPTSPOOL_PROFILES__Y__PRIORITY="1",
+    )
+
+    assert [line.split("; ")[0] for line in error.reason.splitlines()] == [
+        "8 problems:",
+        "  line 7: providers.openai.max_creates: found 0",
+        "  line 3: polling.first: found 'soon'",
+        "  $PROMPTSPOOL_POLLING__CAP: polling.cap: found 'later'",
+        "  line 4: polling.spool: unknown key",
+        "  line 8: profiles.x.model: missing",
+        "  line 13: profiles.x.answers: found 'xml'",
+        "  line 12: profiles.x.lanes: unknown key",
+        "  profiles.y.model: missing",
+    ]
+
+
+def test_one_fault_is_one_line(fault: Callable[..., ConfigError], tmp_path: Path) -> None:
+    """A lone fault begins with file and line, so that an editor can jump there."""
+    error = fault("\n\n[polling]\nfirst = 0")
+
+    assert str(error).startswith(f"{tmp_path}/promptspool.toml, line 4: polling.first: found 0; ")
+
+
+def test_an_inherited_fault_has_the_line_where_it_was_written(
+    fault: Callable[..., ConfigError],
+) -> None:
+    """What a profile has from another is to be mended there."""
+    error = fault(
+        PROVIDER + '[profiles.a]\nmodel = "m"\nsystem = "s"\n'
+        '[profiles.b]\nextend = "a"\nendpoint = "/v1/completions"'
+    )
+
+    assert ", line 5: profiles.b.system: only" in str(error)
+
+
+TOML = """\ufeff# one
+title = "x" # [no.table]
+a.b."c.d" = 1
+
+[profiles.x.notify]
+on = []
+[profiles.x]
+text = \"\"\"
+[not.a.table]
+key = 1
+\"\"\"
+list = [ # [nor.this]
+  "]",
+  { deep = 1 },
+]
+'quo ted' = { in = { line = 1 }, e = [] }
+[[tools]]
+name = 1
+[[tools]]
+name = 2
+[ spaced . "out" ]
+last = 1"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines(end: str) -> None:
+    """Every key and table has the line in which it is written, whatever surrounds it."""
+    text = TOML.removeprefix("\ufeff").replace("\n", end)
+    tomllib.loads(text)
+
+    assert lines_of(text) == {
+        ("title",): 2,
+        ("a",): 3,
+        ("a", "b"): 3,
+        ("a", "b", "c.d"): 3,
+        ("profiles",): 5,
+        ("profiles", "x"): 7,
+        ("profiles", "x", "notify"): 5,
+        ("profiles", "x", "notify", "on"): 6,
+        ("profiles", "x", "text"): 8,
+        ("profiles", "x", "list"): 12,
+        ("profiles", "x", "quo ted"): 16,
+        ("profiles", "x", "quo ted", "in"): 16,
+        ("profiles", "x", "quo ted", "in", "line"): 16,
+        ("profiles", "x", "quo ted", "e"): 16,
+        ("tools",): 17,
+        ("tools", "name"): 18,
+        ("spaced",): 21,
+        ("spaced", "out"): 21,
+        ("spaced", "out", "last"): 22,
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x.a" + ".a" * 1_000 + " = 1",
+        "[x.a" + ".a" * 1_000 + "]\na = 1",
+        "x = [\n" + "[1],\n" * 1_000 + "]",
+        "x = {a={" * 100 + "}}" * 100,
+    ],
+    ids=["key", "header", "array", "tables"],
+)
+def test_lines_of_something_hostile(text: str) -> None:
+    """Whoever writes a sidecar cannot keep the daemon busy with where its faults are."""
+    tomllib.loads(text)
+    found = lines_of(text)
+
+    assert len(found) < 40
+    assert found.get(("x",), 1) == 1
+
+
+def test_lines_of_the_example() -> None:
+    """Every key that the example sets is in the line that it is said to be in."""
+    text = settings.example_config()
+    found = lines_of(text)
+
+    assert ("profiles", "default", "model") in found
+
+    for where, number in found.items():
+        assert where[-1] in text.splitlines()[number - 1]
+
+
+def test_a_file_may_begin_with_a_mark(load: Callable[..., Settings]) -> None:
+    """What some editors put at the start of UTF-8 is no fault."""
+    assert load("\ufeff" + PROVIDER).providers
+
+
+_NAMES = st.sampled_from([
+    "spool", "path", "state", "settle", "providers", "openai", "base_url", "api_key_file", "first",
+    "polling", "profiles", "default", "model", "extend", "response_schema", "params", "notify",
+    "webhook", "command", "prices", "input", "metrics", "listen", "textfile", "history", "x", "",
+])  # fmt: skip
+_VALUES = st.one_of(
+    st.sampled_from(['"default"', '"~nobody/x"', '"a\\u0000b"', '"m"', '"/"', '"."', "1979-05-27"]),
+    st.sampled_from(['"https://example.com/x"', '"openai"', "{}", "[]", "nan", "1e400", "true"]),
+    st.integers().map(str),
+    st.text(st.characters(codec="utf-8"), max_size=8).map(json.dumps),
+)
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    st.lists(st.tuples(st.lists(_NAMES, min_size=1, max_size=4), _VALUES), min_size=1, max_size=6)
+)
+def test_any_file_is_loaded_or_refused(tmp_path: Path, lines: list[tuple[list[str], str]]) -> None:
+    """Whatever a file says, it is loaded, or refused in words; nothing else comes of it."""
+    text = "".join(
+        f"{'.'.join(json.dumps(key) for key in keys)} = {value}\n" for keys, value in lines
+    )
+    file = tmp_path / "promptspool.toml"
+    file.write_text(text + PROVIDER * ("openai" not in text), encoding="utf-8")
+
+    with suppress(ConfigError):
+        loaded, sources = settings.traced(file, environ={})
+        assert settings.effective(loaded, sources)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[spool]\nstate = "spool/inbox/state"', "line 4: spool.state: "),
+        ('[spool]\nstate = "spool/outbox"', "is in outbox/ of the spool"),
+        ('[spool]\nstate = "spool"', "is the spool itself"),
+        ('[metrics]\ntextfile = "spool/done/x.prom"', "line 4: metrics.textfile: "),
+        ('[metrics]\nlisten = "9464x"', "write HOST:PORT"),
+        ('[retention]\nhistory = "71h"', "line 4: retention.history: 255,600 s is shorter"),
+        ('[retention]\ndone = "0s"', "line 4: retention.done: found '0s'"),
+        ("[prices.m]\ninput = -1", "line 4: prices.m.input: found -1"),
+        ("[prices.m]\noutput = 1", "line 3: prices.m.input: missing"),
+        ('[prices.m]\ninput = 1\nas_of = "2026-02-30"', 'write a day such as "2026-11-20"'),
+        ("[profiles.x]\nmodel = 'm'\nmax_cost = -1", "line 5: profiles.x.max_cost: found -1"),
+        ("max_cost = inf", "providers.openai.max_cost: found inf"),
+        ("max_tokens_enqueued = { m = 0 }", "providers.openai.max_tokens_enqueued.m: found 0"),
+    ],
+)
+def test_what_a_configuration_cannot_be(
+    fault: Callable[..., ConfigError], text: str, says: str
+) -> None:
+    """What makes no sense, by itself or with the rest, is refused before anything is done."""
+    assert says in str(fault(PROVIDER + text))
+
+
+@pytest.mark.parametrize(
+    ("notify", "says"),
+    [
+        ('command = ["next"]', "command: write the whole path of the program"),
+        ('command = ["./next"]', "command: write the whole path of the program"),
+        ('command = ["/next", "\\u0000"]', "command: no argument of a program"),
+        ('command = [""]', "command: "),
+        ('webhook = "https://example.com/x"', "webhook: no secret to sign with"),
+        ('webhook = "http://example.com/x"\nwebhook_secret_env = "A"', "webhook: write https://"),
+        ('webhook = "https://a:b@example.com/"', "webhook: write the plain address"),
+        ('webhook = "example.com"', "webhook: write an address such as"),
+        ('on = ["started"]', "on: found 'started'"),
+    ],
+)
+def test_who_cannot_be_told(fault: Callable[..., ConfigError], notify: str, says: str) -> None:
+    """A notice that would never arrive is refused at the start, with the line of its key."""
+    error = fault(PROVIDER + f'[profiles.x]\nmodel = "m"\n[profiles.x.notify]\n{notify}')
+
+    assert f", line 6: profiles.x.notify.{says}" in str(error)
+
+
+def test_a_webhook_is_kept_as_it_was_written(load: Callable[..., Settings]) -> None:
+    """An address with a query, or a slash at its end, is not another address."""
+    address = "https://hooks.example.com/a/?sig=b"
+    notify = f'webhook = "{address}"\nwebhook_secret_file = "hook"'
+    loaded = load(PROVIDER + f'[profiles.x]\nmodel = "m"\n[profiles.x.notify]\n{notify}')
+
+    assert loaded.profiles["x"].notify.webhook == address
+
+
+def test_a_private_webhook_may_be_plain(load: Callable[..., Settings]) -> None:
+    """`allow_private` is for what is in one's own network, where certificates are rare."""
+    notify = 'webhook = "http://10.0.0.7/"\nwebhook_secret_env = "A"\nallow_private = true'
+    loaded = load(PROVIDER + f'[profiles.x]\nmodel = "m"\n[profiles.x.notify]\n{notify}')
+
+    assert loaded.profiles["x"].notify.allow_private
+
+
+def test_remarks(load: Callable[..., Settings]) -> None:
+    """What is allowed but may not be meant is remarked, with its key; the usual is not."""
+    odd = load(
+        PROVIDER + "max_cost = 30.0\nmax_cost_per_day = 20.0\nmax_cost_per_month = 10.0\n"
+        '[metrics]\nlisten = "0.0.0.0:9464"'
+    )
+    usual = load(PROVIDER + "max_cost = 1.0\nmax_cost_per_month = 10.0\n[metrics]\nlisten = 9464")
+
+    assert [remark.partition(":")[0] for remark in settings.remarks(odd)] == [
+        "providers.openai.max_cost",
+        "providers.openai.max_cost_per_day",
+        "metrics.listen",
+    ]
+    assert settings.remarks(usual) == []
+
+
+def test_origins(load: Callable[..., Settings], tmp_path: Path) -> None:
+    """Every setting says who set it: nobody, a line of the file, a variable, the option."""
+    load(
+        PROVIDER + '[profiles.My-Base]\nmodel = "m"\nparams = { n = 1 }\n'
+        '[profiles.top]\nextend = "My-Base"\nsystem = "s"'
+    )
+    environ = {
+        "PROMPTSPOOL_PROFILES__MY_BASE__PARAMS__TOP_P": "1",
+        "PROMPTSPOOL_PROFILES__TOP__SYSTEM": "t",
+        "PROMPTSPOOL_PRICES__M": '{"input": 1, "batch_input": 0.5}',
+        "PROMPTSPOOL_LOG__LEVEL": "debug",
+    }
+    loaded, sources = settings.traced(
+        tmp_path / "promptspool.toml", spool=tmp_path / "here", environ=environ
+    )
+    found = {
+        one.where: [str(origin).removeprefix(f"{tmp_path}/") for origin in one.origins]
+        for one in settings.effective(loaded, sources)
+    }
+
+    assert found["spool", "path"] == ["--spool"]
+    assert found["spool", "settle"] == ["default"]
+    assert found["providers", "openai", "base_url"] == ["promptspool.toml, line 2"]
+    assert found["profiles", "top", "model"] == ["promptspool.toml, line 4"]
+    assert found["profiles", "top", "extend"] == ["promptspool.toml, line 7"]
+    assert found["profiles", "top", "system"] == ["$PROMPTSPOOL_PROFILES__TOP__SYSTEM"]
+    assert found["profiles", "My-Base", "params"] == [
+        "promptspool.toml, line 5",
+        "$PROMPTSPOOL_PROFILES__MY_BASE__PARAMS__TOP_P",
+    ]
+    assert found["prices", "m", "batch_input"] == ["$PROMPTSPOOL_PRICES__M"]
+    assert found["prices", "m", "output"] == ["default"]
+    assert found["log", "level"] == ["$PROMPTSPOOL_LOG__LEVEL"]
+
+
+def test_what_has_changed(load: Callable[..., Settings]) -> None:
+    """Two configurations differ by the names of keys; a section that is new or gone is one name."""
+    profile = '[profiles.a]\nmodel = "m"\nparams = { n = 1 }\n'
+    before = load(PROVIDER + profile + '[profiles.gone]\nmodel = "m"')
+    after = load(
+        PROVIDER + "timeout = 7\n" + profile.replace("n = 1", "n = 2") + "[prices.m]\ninput = 1"
+    )
+
+    assert settings.changed(before, after) == [
+        "prices.m",
+        "profiles.a.params",
+        "profiles.gone",
+        "providers.openai.timeout",
+    ]
+    assert settings.changed(after, after) == []
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("PROMPTSPOOL_SPOOL__SETTLE", "(from $PROMPTSPOOL_SPOOL__SETTLE)"),
+        ("PROMPTSPOOL_SPOOL__SETTLE", "$PROMPTSPOOL_SPOOL__SETTLE: spool.settle: found"),
         ("PROMPTSPOOL_SPOOL__SETLE", "did you mean 'settle'"),
         ("PROMPTSPOOL_SPOL__SETTLE", "did you mean 'spool'"),
         ("PROMPTSPOOL_SPOOL", "PROMPTSPOOL_SPOOL__KEY"),
-        ("PROMPTSPOOL_PROFILES__X", "(from $PROMPTSPOOL_PROFILES__X)"),
-        ("PROMPTSPOOL_PROFILES__X__PARAMS", "(from $PROMPTSPOOL_PROFILES__X__PARAMS)"),
+        ("PROMPTSPOOL_PROFILES__X", "$PROMPTSPOOL_PROFILES__X: profiles.x: found"),
+        ("PROMPTSPOOL_PROFILES__X__PARAMS", "$PROMPTSPOOL_PROFILES__X__PARAMS: profiles.x.params"),
     ],
 )
 def test_fault_in_the_environment(fault: Callable[..., ConfigError], name: str, says: str) -> None:
@@ -556,10 +864,27 @@ def test_plain_http_is_allowed_on_demand(
     assert load(plain, PROMPTSPOOL_PROVIDERS__X__ALLOW_HTTP="true").providers["x"].allow_http
 
 
-@pytest.mark.parametrize("key", ["api_key", "api_key_env", "base_url"])
-def test_misplaced_key_is_not_repeated(fault: Callable[..., ConfigError], key: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[providers.x]\napi_key = "sk-secret"',
+        '[providers.x]\napi_key_env = "sk-secret"',
+        '[providers.x]\nbase_url = "sk-secret"',
+        '[profiles.x]\nparams = "sk-secret"',
+        '[profiles.x.notify]\nwebhook = "sk-secret"',
+        '[profiles.x.notify]\nwebhook = "http://example.com/sk-secret"\nwebhook_secret_env = "A"',
+        '[profiles.x.notify]\ncommand = ["sk-secret"]',
+        '[profiles.x.notify]\ncommand = "sk-secret"',
+        '[profiles.x.notify]\nwebhook_secret_env = "sk-secret"',
+        '[profiles]\nx = { model = 1, params = { authorization = "sk-secret" }, n = 1 }',
+    ],
+)
+def test_misplaced_key_is_not_repeated(fault: Callable[..., ConfigError], text: str) -> None:
     """A key pasted into the wrong place does not reach the message."""
-    assert "sk-secret" not in str(fault(f'[providers.x]\n{key} = "sk-secret"'))
+    if "[profiles.x.notify]" in text:
+        text = PROVIDER + '[profiles.x]\nmodel = "m"\n' + text
+
+    assert "sk-secret" not in str(fault(text))
 
 
 def test_settings_are_frozen(load: Callable[..., Settings]) -> None:

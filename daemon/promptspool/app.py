@@ -19,11 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from promptspool import __version__, systemd
 from promptspool.claims import Claims
-from promptspool.clock import Bell, SystemClock
+from promptspool.clock import Bell, SystemClock, monotonic_us
 from promptspool.context import Account, Context
 from promptspool.dispatcher import Dispatcher
 from promptspool.errors import SpoolError, StoreError
@@ -31,11 +32,10 @@ from promptspool.heartbeat import Heartbeat
 from promptspool.inbox import Inbox
 from promptspool.metrics import Metrics
 from promptspool.monitor import Monitor
-from promptspool.policy import Backoff, Rules
 from promptspool.pricing import Prices
 from promptspool.provider import connect
+from promptspool.reload import Reloader, apply, close_idle, lanes_of, rules_of
 from promptspool.spool import Spool
-from promptspool.stages import Lane
 from promptspool.store import opened
 
 if TYPE_CHECKING:
@@ -44,28 +44,16 @@ if TYPE_CHECKING:
 
     from promptspool.clock import Clock
     from promptspool.provider import Provider
+    from promptspool.reload import Retired
     from promptspool.settings import ProviderSettings, Settings
 
 CUT_OFF_S = 3.0
 """How long after the grace a process that was told to stop is ended where it is."""
 
-_WIDTHS = {Lane.GATE: 1, Lane.NOTICE: 4}
-"""Of the lanes that nobody can set."""
+LOOK_S = 1.0
+"""How often it is looked whether the configuration is another, at most."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Return the settings that decisions depend on."""
-    polling, retry = settings.polling, settings.retry
-    return Rules(
-        polling=Backoff(first_s=polling.first, factor=polling.factor, cap_s=polling.cap),
-        retry=Backoff(first_s=retry.first, factor=retry.factor, cap_s=retry.cap),
-        lookup_grace_s={
-            name: provider.lookup_grace for name, provider in settings.providers.items()
-        },
-        stalled_s=polling.stalled,
-    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,8 +69,12 @@ class Daemon:
     turn_s: float = math.inf
     dispatcher: Dispatcher | None = None
     """There while `run` runs."""
+    reloader: Reloader | None = None
+    """None for a configuration that was not read from a file."""
     monitor: Monitor | None = None
     """There if somebody wants figures."""
+    _retired: list[Retired] = field(default_factory=list)
+    _looked_at: float = -math.inf
     is_stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -90,9 +82,8 @@ class Daemon:
         settings = self.settings
 
         if settings.metrics.listen is not None or settings.metrics.textfile is not None:
-            models = {(profile.provider, profile.model) for profile in settings.profiles.values()}
             self.monitor = Monitor(
-                Metrics(self.clock, providers=settings.providers, models=sorted(models))
+                Metrics(self.clock, providers=settings.providers, models=models_of(settings))
             )
 
     async def run(self) -> bool:
@@ -120,9 +111,6 @@ class Daemon:
                 for name, provider in self.settings.providers.items()
             }
 
-            for account in accounts.values():
-                stack.push_async_callback(account.provider.close)
-
             context = Context(
                 settings=self.settings,
                 prices=Prices(self.settings.prices),
@@ -133,6 +121,7 @@ class Daemon:
                 accounts=accounts,
                 taken=set(),
             )
+            stack.push_async_callback(self._close, context)
 
             return await self._dispatch(context)
 
@@ -140,12 +129,11 @@ class Daemon:
         bell = Bell()
         monitor = self.monitor
         inbox = Inbox(Claims(context.spool, self.settings, self.clock, context.taken), bell)
-        lanes = self.settings.lanes
         self.dispatcher = Dispatcher(
             context=context,
             inbox=inbox,
             rules=rules_of(self.settings),
-            lanes={lane: _WIDTHS.get(lane) or getattr(lanes, lane.value) for lane in Lane},
+            lanes=lanes_of(self.settings),
             bell=bell,
             is_draining=self.is_draining,
             on_ready=self.on_ready,
@@ -180,6 +168,51 @@ class Daemon:
 
         return connect(name, settings, observe=partial(self.monitor.metrics.http_call, name))
 
+    async def _close(self, context: Context) -> None:
+        await close_idle(self._retired, ())
+
+        for account in context.accounts.values():
+            await account.provider.close()
+
+    async def renew(self, dispatcher: Dispatcher) -> None:
+        """Read the configuration again where that is wanted, and put it into the running parts.
+
+        Called in a turn of the loop.
+        """
+        await close_idle(self._retired, dispatcher.in_progress)
+        now = dispatcher.context.clock.monotonic()
+
+        if self.reloader is None or (
+            not dispatcher.is_reload_wanted and now - self._looked_at < LOOK_S
+        ):
+            return
+
+        self._looked_at = now
+        is_changed = self.reloader.is_changed()
+        dispatcher.turn_s = LOOK_S if self.reloader.is_settling else self.turn_s
+
+        if is_changed or dispatcher.is_reload_wanted:
+            dispatcher.is_reload_wanted = False
+            new = await anyio.to_thread.run_sync(self.reloader.loaded)
+
+            if new is not None:
+                await self._apply(new, dispatcher)
+
+    async def _apply(self, new: Settings, dispatcher: Dispatcher) -> None:
+        self._retired += await apply(
+            new,
+            context=dispatcher.context,
+            inbox=dispatcher.inbox,
+            dispatcher=dispatcher,
+            connect=self._connect,
+            now=dispatcher.context.clock.now(),
+        )
+        self.settings = dispatcher.context.settings
+        await dispatcher.wake_held()
+
+        if self.monitor is not None:
+            self.monitor.metrics.expect(self.settings.providers, models_of(self.settings))
+
     def stop(self) -> None:
         """End `run` gracefully, also one that is still starting."""
         self.is_stopping = True
@@ -192,6 +225,11 @@ class Daemon:
         if self.dispatcher is not None:
             self.dispatcher.is_reload_wanted = True
             self.dispatcher.bell.ring()
+
+
+def models_of(settings: Settings) -> list[tuple[str, str]]:
+    """Return the models that are configured, with their providers."""
+    return sorted({(profile.provider, profile.model) for profile in settings.profiles.values()})
 
 
 def _told(error: Exception, path: Path) -> Exception:
@@ -212,11 +250,11 @@ def _told(error: Exception, path: Path) -> Exception:
             return error
 
 
-async def run(settings: Settings, *, is_draining: bool) -> bool:
+async def run(settings: Settings, *, is_draining: bool, load: Callable[[], Settings]) -> bool:
     """Run the daemon in the foreground until it is told to stop, or drained, as `Daemon.run`.
 
-    A process that cannot stop, since a thread of it does not end, exits from here: with 0, or with
-    1 where a drain was not done.
+    *load* reads the configuration again. A process that cannot stop, since a thread of it does not
+    end, exits from here: with 0, or with 1 where a drain was not done.
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
     heartbeat = Heartbeat()
@@ -224,9 +262,23 @@ async def run(settings: Settings, *, is_draining: bool) -> bool:
         settings=settings,
         is_draining=is_draining,
         on_ready=_tell_systemd,
-        on_turn=heartbeat.beat,
         turn_s=heartbeat.every_s,
+        reloader=Reloader(load, settings),
     )
+
+    async def turn(dispatcher: Dispatcher) -> None:
+        await heartbeat.beat(dispatcher)
+        is_reloading = dispatcher.is_reload_wanted
+
+        if is_reloading:
+            systemd.notify(systemd.reloading(monotonic_us()), os.environ)
+
+        await daemon.renew(dispatcher)
+
+        if is_reloading:
+            _tell_systemd()
+
+    daemon.on_turn = turn
     last_resort = threading.Timer(settings.spool.stop_grace + CUT_OFF_S, _cut_off, [daemon])
     last_resort.daemon = True
     _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))

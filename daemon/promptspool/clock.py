@@ -70,6 +70,11 @@ def pause(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def monotonic_us() -> int:
+    """Return microseconds since an arbitrary start, by CLOCK_MONOTONIC, as systemd wants them."""
+    return time.monotonic_ns() // 1000
+
+
 class SystemClock:
     """The machine's own clock, as it was set when this was made.
 

@@ -22,6 +22,11 @@ A message defaults to the class's docstring, so the wording lives in one place.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class PromptspoolError(Exception):
     """Something went wrong."""
@@ -32,13 +37,20 @@ class PromptspoolError(Exception):
 
 
 class ConfigError(PromptspoolError):
-    """The configuration cannot be used."""
+    """The configuration cannot be used.
 
-    def __init__(self, key: str, reason: str) -> None:
+    *place* is the file, with the line if it is known, or the variable that is to be changed; empty
+    where *key* says enough. *looks* is how each file that was read looked then, by its path; None
+    for one that was missing.
+    """
+
+    def __init__(self, key: str, reason: str, *, place: str = "") -> None:
         """Name the dotted *key* (or the file) and what to change."""
-        super().__init__(f"{key}: {reason}" if key else reason)
+        super().__init__(": ".join(part for part in (place, key, reason) if part))
         self.key = key
         self.reason = reason
+        self.place = place
+        self.looks: dict[Path, tuple[int, ...] | None] = {}
 
 
 class SpoolError(PromptspoolError):

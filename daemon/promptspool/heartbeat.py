@@ -1,7 +1,7 @@
 """The heartbeat: what the loop does in every turn besides its work.
 
-It tells systemd that the loop turns, how things stand, and reads the configuration again when that
-is wanted. It is called by the loop itself, so a loop that hangs does not beat. Raises nothing.
+It tells systemd that the loop turns, and how things stand. It is called by the loop itself, so a
+loop that hangs does not beat. Raises nothing.
 """
 
 from __future__ import annotations

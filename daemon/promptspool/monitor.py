@@ -133,6 +133,10 @@ class Monitor:
         context = dispatcher.context
         now = context.clock.now()
 
+        for state in dispatcher.providers.values():  # a pause may be older than this process
+            if state.pauses:
+                self.metrics.paused(state.id, state.paused_work.value)
+
         if self._disks is None:
             folders = {"spool": context.spool.root, "state": context.spool.state}
             self._disks = Disks(folders)

@@ -1,13 +1,12 @@
-"""Commands that change something: files are dropped, and the daemon is told what to do.
+"""Commands that tell the daemon what to do.
 
-What is told to the daemon is left in its control folder, where it waits if no daemon runs.
+What it is told is left in its control folder, where it waits if no daemon runs.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,61 +37,6 @@ ANSWER_S = 10.0
 """How long an answer of the daemon is waited for."""
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
-
-
-@app.command()
-def submit(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Prompt files; - is standard input.")
-    ],
-    *,
-    profile: Annotated[
-        str, typer.Option(metavar="NAME", help="The profile that makes requests of them.")
-    ] = "default",
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the file is to be called.")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the answers; exit code 1 if a job fails.")
-    ] = False,
-    config: Config = None,
-    spool: SpoolDir = None,
-) -> int:
-    """Drop files into the inbox.
-
-    Each file is copied, whole or not at all, with its sidecar FILE.toml if there is one; your own
-    file is not touched. Prints what each is called in the inbox: with a number if one of that name
-    is still waiting there. The kind of what comes from standard input is told by the name, or else
-    by its first character: { is JSONL, [ is JSON, anything else is a prompt a line.
-
-    \b
-    Example: promptspool submit --profile reviews may.csv june.csv
-             mysql -Be 'SELECT id, text FROM t' | promptspool submit - --name t.tsv --wait
-    """  # noqa: D301 - typer's mark for lines to be left alone
-    from promptspool.submitting import drop, sources
-    from promptspool.tell.words import safe
-
-    settings, place = placed(config, spool)
-    dropped = []
-
-    if Path("-") in files and sys.stdin.isatty():
-        remark("reading prompts from this terminal; Ctrl-D ends them")
-
-    with sources(settings, files, profile=profile, name=name, stdin=sys.stdin.buffer) as found:
-        for source in found:
-            one = drop(place, source, profile=profile)
-            dropped.append(one)
-            name, wanted = safe(spelt(one.name)), safe(spelt(one.wanted))
-
-            if name != wanted:
-                remark(f"{wanted} waits in the inbox already; this one is {name}")
-
-            say(name)
-
-    if not _is_run(place):
-        remark("promptspool does not run; what was dropped is taken at its next start")
-
-    return 0
 
 
 @app.command()
@@ -143,9 +87,8 @@ def retry(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> int
     failed = sum(comes_to.failed.values())
     codes = ", ".join(f"{count:,} {code}" for code, count in comes_to.failed.items())
     say(f"{_named(found)}: {_counted(failed, 'failed request')} to ask again: {codes}")
-    say(
-        f"{_counted(comes_to.kept, 'answer')} kept; all is delivered again as {file_name(comes_to.stem)}"
-    )
+    name = file_name(comes_to.stem)
+    say(f"{_counted(comes_to.kept, 'answer')} kept; all is delivered again as {name}")
 
     return _commanded(place, "retry", found)
 

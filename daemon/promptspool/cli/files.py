@@ -1,14 +1,15 @@
-"""Commands about files before anything runs: what would become of them, and where they go."""
+"""Commands about files: where they go, what would become of them, and dropping them."""
 
 from __future__ import annotations
 
 import shlex
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from promptspool.cli.program import FAILED, Config, SpoolDir, app, say
+from promptspool.cli.program import FAILED, Config, SpoolDir, app, placed, remark, say, spelt
 from promptspool.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ def check(
     config: Config = None,
     spool: SpoolDir = None,
 ) -> int:
-    """Say what would become of files, or whether the configuration can be used.
+    """Say what would become of files; check the configuration.
 
     Each file is read, rendered and checked as if it had been dropped, with its sidecar if there is
     one; nothing is sent. Shows format, bad rows, batches, an estimate of the cost, and the first
@@ -103,3 +104,71 @@ def init(
         f"Then drop a file of prompts, NAME.csv, .xlsx, .jsonl or .txt, into {spool.inbox};\n"
         f"its answers come to {spool.outbox}."
     )
+
+
+@app.command()
+def submit(  # noqa: PLR0913 - one for each option
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Prompt files; - is standard input.")
+    ],
+    *,
+    profile: Annotated[
+        str, typer.Option(metavar="NAME", help="The profile that makes requests of them.")
+    ] = "default",
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the file is to be called.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all of it is delivered or rejected.")
+    ] = False,
+    config: Config = None,
+    spool: SpoolDir = None,
+) -> int:
+    """Drop files into the inbox.
+
+    Each file is copied, whole or not at all, with its sidecar FILE.toml if there is one; your own
+    file is not touched. Prints what each is called in the inbox: with a number if one of that name
+    is still waiting there. The kind of what comes from standard input is told by the name, or else
+    by its first character: { is JSONL, [ is JSON, anything else is a prompt a line.
+
+    With --wait it shows how it goes until every file is delivered or rejected; exit code 1 if one
+    was rejected or has errors. Ctrl-C ends the waiting, not the jobs.
+
+    \b
+    Example: promptspool submit --profile reviews may.csv june.csv
+             sort -u questions | promptspool submit - --name q.txt --wait
+    """  # noqa: D301 - typer's mark for lines to be left alone
+    from promptspool.clock import SystemClock
+    from promptspool.store.view import is_held
+    from promptspool.submitting import drop, sources
+    from promptspool.tell.words import safe
+
+    settings, place = placed(config, spool)
+    names = []
+
+    if Path("-") in files and sys.stdin.isatty():
+        remark("reading prompts from this terminal; Ctrl-D ends them")
+
+    with sources(settings, files, profile=profile, name=name, stdin=sys.stdin.buffer) as found:
+        began_at = SystemClock().now()
+
+        for source in found:
+            dropped = drop(place, source, profile=profile)
+            names.append(dropped.name)
+            shown = safe(spelt(dropped.name))
+
+            if dropped.name != dropped.wanted:
+                waiting = safe(spelt(dropped.wanted))
+                remark(f"{waiting} waits in the inbox already; this one is {shown}")
+
+            say(shown)
+
+    if not is_held(place):
+        remark("promptspool does not run; what was dropped is taken at its next start")
+
+    if not wait:
+        return 0
+
+    from promptspool.tell.waiting import wait_for
+
+    return 0 if wait_for(settings, *names, since=began_at) else FAILED

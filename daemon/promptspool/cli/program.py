@@ -99,7 +99,8 @@ def main() -> NoReturn:
         code = app(sys.argv[1:] or ["--help"], prog_name="promptspool", standalone_mode=False)
     except typer.TyperException as error:
         code = _told(f"{error.format_message()} (--help tells more)", MISUSED)
-    except typer.Abort:  # Ctrl-C or Ctrl-D instead of an answer
+    except typer.Abort:  # Ctrl-C or Ctrl-D instead of an answer, behind the question
+        typer.echo(err=True)
         code = _told("nothing was done", FAILED)
     except (PromptspoolError, ExceptionGroup) as error:
         code = _told_of(error)

@@ -44,7 +44,13 @@ def run(
 
     settings = load(config, spool=spool)
     log.configure(settings.log.level, settings.log.format, secrets=list(_keys(settings)))
-    is_done = anyio.run(lambda: daemon.run(settings, is_draining=drain))
+    is_done = anyio.run(
+        lambda: daemon.run(
+            settings,
+            is_draining=drain,
+            load=lambda: load(settings.source, spool=spool),
+        )
+    )
 
     return 0 if is_done or not drain else FAILED
 

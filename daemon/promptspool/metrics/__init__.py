@@ -2,9 +2,8 @@
 
 `Metrics` counts what happens, `Figures` is how things stand at one moment, and `Page` makes text of
 both. `serve` gives it to whoever asks over HTTP, beside the answers to health checks, and
-`keep_textfile` leaves it in a file. Counting is always on, since it costs some microseconds; the
-library that knows the format is imported when the first page is made. Nothing here raises for what
-a client, a disk or a port does.
+`keep_textfile` leaves it in a file. The library that knows the format is imported when the first
+page is made. Nothing here raises for what a client, a disk or a port does.
 """
 
 from promptspool.metrics.figures import Disk, Disks, Enqueued, Figures, LaneUse, Spend, Standing

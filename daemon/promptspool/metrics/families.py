@@ -163,8 +163,8 @@ OLDEST_JOB = Family(
 BATCHES = Family("promptspool_batches", "Batches that are not closed.", ("provider", "state"))
 OLDEST_BATCH = Family(
     "promptspool_oldest_batch_age_seconds",
-    "How long ago the oldest batch of a state was created, or planned if it is not created yet; "
-    "0 if there is none.",
+    "How long ago the oldest batch of a state was created, or its file claimed if it is not "
+    "created yet; 0 if there is none.",
     ("provider", "state"),
 )
 LIVE_REQUESTS = Family(
@@ -211,6 +211,4 @@ DISK_FREE = Family(
 DISK_SIZE = Family(
     "promptspool_disk_size_bytes", "Size of the file system of a folder.", ("folder",)
 )
-DATABASE_SIZE = Family(
-    "promptspool_database_size_bytes", "Size of the database with its write-ahead log."
-)
+DATABASE_SIZE = Family("promptspool_database_size_bytes", "Size of the database.")

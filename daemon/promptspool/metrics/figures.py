@@ -31,7 +31,7 @@ class Standing:
     requests: int = 0
     """In these batches; nought for jobs."""
     oldest_at: float | None = None
-    """When the oldest of these jobs was claimed, or of these batches created or planned."""
+    """When the oldest of these jobs was claimed, or of these batches created, else claimed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,33 +101,35 @@ class Figures:
 class Disks:
     """The file systems of some folders."""
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
+    def __init__(self, folders: Mapping[str, Path], *, patience_s: float = PATIENCE_S) -> None:
         """Take folders by the names that they are shown under."""
         self._folders = folders
-        # A thread that hangs cannot be ended: it blocks the next reading, not the whole pool.
-        self._limiter = anyio.CapacityLimiter(1)
+        self._patience_s = patience_s
+        self._asked: set[str] = set()
+        """Those that a thread of ours waits for: a thread that hangs cannot be ended."""
 
     async def read(self) -> dict[str, Disk]:
-        """Return those that answer within a second."""
+        """Return those that answer in time; one that hangs is asked once, not at every page."""
         disks: dict[str, Disk] = {}
 
-        for name, folder in self._folders.items():
-            with anyio.move_on_after(PATIENCE_S):
-                read = partial(_disk, folder)
-                disk = await anyio.to_thread.run_sync(
-                    read, abandon_on_cancel=True, limiter=self._limiter
-                )
+        for name in self._folders.keys() - self._asked:
+            self._asked.add(name)
+            read = partial(self._disk, name)
+
+            with anyio.move_on_after(self._patience_s):
+                disk = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
                 if disk is not None:
                     disks[name] = disk
 
         return disks
 
-
-def _disk(folder: Path) -> Disk | None:
-    try:
-        usage = shutil.disk_usage(folder)
-    except OSError:
-        return None
-
-    return Disk(free_bytes=usage.free, size_bytes=usage.total)
+    def _disk(self, name: str) -> Disk | None:
+        try:
+            usage = shutil.disk_usage(self._folders[name])
+        except OSError:
+            return None
+        else:
+            return Disk(free_bytes=usage.free, size_bytes=usage.total)
+        finally:
+            self._asked.discard(name)

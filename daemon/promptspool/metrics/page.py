@@ -158,7 +158,7 @@ def _plain(figures: Figures) -> dict[Family, Values]:
     return {family: {(): value} for family, value in known.items() if value is not None}
 
 
-def _rows(figures: Figures, providers: tuple[str, ...], now: float) -> dict[Family, Values]:
+def _rows(figures: Figures, providers: set[str], now: float) -> dict[Family, Values]:
     """Return jobs and batches by state; a state without any is nought, not missing."""
     no_jobs: Values = {(state,): 0.0 for state in families.JOB_STATES}
     no_batches: Values = dict.fromkeys(product(providers, families.BATCH_STATES), 0.0)

@@ -1,6 +1,6 @@
 """Counts what happens while it happens: dictionaries and nothing else.
 
-It is always there, since being told costs some microseconds. All counters begin
+Being told something costs some microseconds. All counters begin
 at nought with the process, as Prometheus expects: the database forgets finished work in time, and
 a counter that shrank would be taken for one that began anew. What was spent in a day or month is
 durable, and in `Figures`. Labels are bounded, whatever users and providers call their things.
@@ -59,17 +59,22 @@ class Metrics:
         """
         self._clock = clock
         self.started_at = clock.now()
-        self.providers = tuple(providers)
+        self.providers: set[str] = set()
         self._models: set[str] = set()
         self._pauses: dict[str, _Pause] = {}
         self._times: dict[tuple[str, ...], Times] = {}
         self._counts: dict[Family, defaultdict[tuple[str, ...], float]] = {
             family: defaultdict(float) for family in families.COUNTERS
         }
-        self._begin([(provider, self.label(model)) for provider, model in models])
+        self.expect(providers, models)
 
-    def _begin(self, models: Iterable[tuple[str, str]]) -> None:
-        """Let the counters be there that are sure to be asked for."""
+    def expect(self, providers: Iterable[str], models: Iterable[tuple[str, str]]) -> None:
+        """Let the counters be there that are sure to be asked for, as at the start.
+
+        To be called again when a configuration was reloaded; what was known stays.
+        """
+        self.providers.update(providers)
+
         for family in families.COUNTERS:
             if not family.labels:
                 self._add(family, (), 0)
@@ -81,11 +86,13 @@ class Metrics:
                 self._add(families.POLLS, (provider, outcome), 0)
 
         for provider, model in models:
+            label = self.label(model)
+
             for outcome in families.REQUEST_OUTCOMES:
-                self._add(families.REQUESTS, (provider, model, outcome), 0)
+                self._add(families.REQUESTS, (provider, label, outcome), 0)
 
             for kind in families.TOKEN_KINDS:
-                self._add(families.TOKENS, (provider, model, kind), 0)
+                self._add(families.TOKENS, (provider, label, kind), 0)
 
     # What happens.
 
@@ -151,16 +158,14 @@ class Metrics:
     def paused(self, provider: str, work: str, *, reason: str | None = None) -> None:
         """Note that *work* (of `model.Work`) of a provider is paused, or is so still.
 
-        *reason* is a word of `outcomes.Trouble`; None if it is as before.
+        *reason* is a word of `outcomes.Trouble`; one that pauses nothing, like None, leaves the
+        reason as it was.
         """
-        pause = self._pauses.get(provider)
-        reason = reason if reason is None or reason in families.PAUSE_REASONS else "unknown"
+        pause = self._pauses.setdefault(provider, _Pause(self._clock.now(), work, "unknown"))
+        pause.work = work
 
-        if pause is None:
-            self._pauses[provider] = _Pause(self._clock.now(), work, reason or "unknown")
-        else:
-            pause.work = work
-            pause.reason = reason or pause.reason
+        if reason in families.PAUSE_REASONS:
+            pause.reason = reason
 
     def resumed(self, provider: str) -> None:
         """Note that nothing of a provider is paused any more, if anything was."""

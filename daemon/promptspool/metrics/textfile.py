@@ -76,7 +76,7 @@ async def write_textfile(path: Path, page: Callable[[], Awaitable[bytes | None]]
     if content is None:
         return
 
-    await anyio.to_thread.run_sync(_replace, path, content, abandon_on_cancel=True)
+    await anyio.to_thread.run_sync(_replace, path, content)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,15 +1,19 @@
 """Configuration: one TOML file, every key of which the environment can override.
 
 `load` finds the file, lays the environment over it and returns one frozen `Settings`;
-nothing is read at import. Once loaded, durations are seconds and sizes are bytes.
+nothing is read at import. Once loaded, durations are seconds and sizes are bytes. `traced` also
+tells where each value comes from, and `effective` lists them so that people may see them.
 Keys of providers are no part of it: `api_key` reads them when they are needed.
 
 Raises `ConfigError`, which is bad data: a person has to change the file or the environment.
 """
 
-from promptspool.settings.keys import api_key
-from promptspool.settings.loading import FILE_NAME, example_config, load
+from promptspool.settings.agreement import remarks
+from promptspool.settings.effective import Effective, changed, effective
+from promptspool.settings.keys import api_key, found_key
+from promptspool.settings.loading import FILE_NAME, example_config, load, traced
 from promptspool.settings.profiles import profile_for
+from promptspool.settings.reading import Look, look
 from promptspool.settings.sections import (
     IntakeSettings,
     LaneSettings,
@@ -25,16 +29,21 @@ from promptspool.settings.sections import (
     Settings,
     SpoolSettings,
 )
+from promptspool.settings.sources import Origin
 from promptspool.settings.values import Duration, Size, is_loopback
+from promptspool.settings.writing import toml_key
 
 __all__ = [
     "FILE_NAME",
     "Duration",
+    "Effective",
     "IntakeSettings",
     "LaneSettings",
     "LogSettings",
+    "Look",
     "MetricsSettings",
     "NotifySettings",
+    "Origin",
     "PollingSettings",
     "PriceSettings",
     "ProfileSettings",
@@ -45,8 +54,15 @@ __all__ = [
     "Size",
     "SpoolSettings",
     "api_key",
+    "changed",
+    "effective",
     "example_config",
+    "found_key",
     "is_loopback",
     "load",
+    "look",
     "profile_for",
+    "remarks",
+    "toml_key",
+    "traced",
 ]

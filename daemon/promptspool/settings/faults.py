@@ -6,12 +6,11 @@ Pure: it makes `ConfigError`s and raises none.
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from promptspool.errors import ConfigError
 from promptspool.settings.sections import (
-    ENV_DELIMITER,
-    ENV_PREFIX,
     IntakeSettings,
     LaneSettings,
     LogSettings,
@@ -26,61 +25,91 @@ from promptspool.settings.sections import (
     Settings,
     SpoolSettings,
 )
+from promptspool.settings.values import CONFLICT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
+    from promptspool.settings.lines import Where
+    from promptspool.settings.sources import Sources
 
-def config_error(
-    error: ValidationError,
-    path: Path | str,
-    environ: Mapping[str, str],
-    *,
-    below: Sequence[str] = (),
-) -> ConfigError:
-    """Return what a person is told: every fault, each with its key and what to write there.
+MAX_SHOWN = 80
+"""So much of a wrong value is repeated."""
 
-    *below* is the section that was validated alone; its keys are shown without it.
+_UNSHOWN = ("api_key", "base_url", "command", "params", "webhook")
+"""Keys, by how they begin, whose values are not repeated: a secret may stand in the wrong place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that has to be changed."""
+
+    where: Where
+    reason: str
+    """What was found, and what to write there."""
+    is_missing: bool = False
+    """Nothing stands there yet."""
+
+
+def faults_of(error: ValidationError, *, below: Sequence[str] = ()) -> list[Fault]:
+    """Return every fault that the validation has found.
+
+    *below* is the section that was validated alone, by whose names unknown keys are judged.
     """
-    faults = [_fault(details, environ, below) for details in error.errors()]
-
-    if len(faults) == 1 and faults[0][0]:
-        key, reason = faults[0]
-        return ConfigError(key, f"{reason} ({path})")
-
-    lines = "\n".join(f"{key}: {reason}" if key else reason for key, reason in faults).splitlines()
-    return ConfigError(str(path), "\n  ".join([f"{len(lines)} problems:", *lines]))
+    return [fault for details in error.errors() for fault in _faults(details, below)]
 
 
-def _fault(
-    details: ErrorDetails, environ: Mapping[str, str], below: Sequence[str]
-) -> tuple[str, str]:
-    """Return the dotted key, empty when the message names it, and what to write there."""
-    where = [str(part) for part in details["loc"] if part != "[key]"]
-    key = ".".join(where)
+def told(faults: Sequence[Fault], sources: Sources) -> ConfigError:
+    """Return what a person is told of *faults*: each with its place, its key and the mend."""
+    if len(faults) == 1:
+        fault = faults[0]
+
+        return sources.error(fault.where, fault.reason, is_missing=fault.is_missing)
+
+    lines = [f"{len(faults)} problems:"]
+
+    for fault in faults:
+        place = sources.place(fault.where, is_missing=fault.is_missing)
+        place = place.removeprefix(str(sources.path)).removeprefix(", ")
+        lines.append(
+            ": ".join(part for part in (place, ".".join(fault.where), fault.reason) if part)
+        )
+
+    return ConfigError(str(sources.path), "\n  ".join(lines))
+
+
+def _faults(details: ErrorDetails, below: Sequence[str]) -> Iterator[Fault]:
+    # Without the places in arrays: the value that is shown says which one it is.
+    where = tuple(part for part in details["loc"] if isinstance(part, str) and part != "[key]")
     message = details["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    env = ENV_PREFIX + ENV_DELIMITER.join(where).upper()
-    origin = f" (from ${env})" if env in environ else ""
 
     match details["type"]:
         case "extra_forbidden":
             reason = f"unknown key; {known(_section_of([*below, *where[:-1]]), where[-1])}"
+            yield Fault(where=where, reason=reason)
         case "missing":
-            reason = f"missing; write {where[-1]} = ..."
-        case _ if not where:
-            reason = message
-        case _ if where[-1].startswith(("api_key", "base_url")):
-            # A key pasted into the wrong place must not reach a log.
-            reason = message
+            yield Fault(where=where, reason=f"missing; write {where[-1]} = ...", is_missing=True)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            yield Fault(where=where, reason="found one value; write a table of keys")
+        case _ if details["type"] == CONFLICT:
+            for key, reason in details["ctx"]["conflicts"]:
+                yield Fault(where=(*where, *key), reason=reason)
+        case _ if _is_shown(where, details["input"]):
+            shown = f"{details['input']!r:.{MAX_SHOWN}}"
+            yield Fault(where=where, reason=f"found {shown}; {message}")
         case _:
-            reason = f"found {details['input']!r:.80}; {message}"
+            yield Fault(where=where, reason=message)
 
-    return key, reason + origin
+
+def _is_shown(where: Where, value: object) -> bool:
+    """Tell whether a value that is wrong may be repeated: a key pasted there must not."""
+    is_named = any(part.startswith(_UNSHOWN) for part in where)
+
+    return not (is_named or isinstance(value, dict))
 
 
 def _section_of(where: list[str]) -> type[BaseModel]:

@@ -24,17 +24,27 @@ def api_key(provider: ProviderSettings, name: str, environ: Mapping[str, str] | 
     `api_key_env`, or after the provider where that is not set.
     Raises ConfigError when there is none or it cannot be sent in a header; it never quotes the key.
     """
+    return found_key(provider, name, environ)[0]
+
+
+def found_key(
+    provider: ProviderSettings, name: str, environ: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """Return a key as `api_key` does, and where it was found, for people."""
     environ = os.environ if environ is None else environ
     section = f"providers.{name}"
     key = environ.get(provider.api_key_env, "").strip() if provider.api_key_env else ""
+    place = f"${provider.api_key_env}"
 
     if not key and provider.api_key_file is not None:
         key = _secret(provider.api_key_file, f"{section}.api_key_file")
+        place = str(provider.api_key_file)
 
     credential = _credential(provider, name, environ)
 
     if not key and credential is not None:
         key = _secret(credential, section)
+        place = f"the credential {credential.name}"
 
     if not key:
         raise ConfigError(section, _no_key(provider))
@@ -42,7 +52,7 @@ def api_key(provider: ProviderSettings, name: str, environ: Mapping[str, str] | 
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(section, "the key holds spaces or other impossible characters")
 
-    return key
+    return key, place
 
 
 def _secret(path: Path, key: str) -> str:

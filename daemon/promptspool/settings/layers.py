@@ -19,21 +19,26 @@ def laid_by_environment(over: Mapping[str, Any], *, on: Mapping[str, Any]) -> di
 
     Its names have no case and no hyphens, so `MY_PROFILE` means `My-Profile`.
     """
-    return _laid(over, on, lambda key: key.casefold().replace("-", "_"))
+    return _laid(over, on, folded)
+
+
+def folded(key: str) -> str:
+    """Return the name of a key as the environment knows it."""
+    return key.casefold().replace("-", "_")
 
 
 def _laid(
-    over: Mapping[str, Any], on: Mapping[str, Any], folded: Callable[[str], str]
+    over: Mapping[str, Any], on: Mapping[str, Any], fold: Callable[[str], str]
 ) -> dict[str, Any]:
     result = dict(on)
-    spelling = {folded(key): key for key in on}
+    spelling = {fold(key): key for key in on}
 
     for key, value in over.items():
-        name = spelling.get(folded(key), key)
+        name = spelling.get(fold(key), key)
         below = result.get(name)
 
         if isinstance(below, Mapping) and isinstance(value, Mapping) and name not in _WHOLE:
-            result[name] = _laid(value, below, folded)
+            result[name] = _laid(value, below, fold)
         else:
             result[name] = value
 

@@ -16,13 +16,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from promptspool.errors import ConfigError
-from promptspool.settings.faults import config_error, known
-from promptspool.settings.layers import laid, laid_by_environment
+from promptspool.settings.agreement import disagreements
+from promptspool.settings.faults import faults_of, known, told
+from promptspool.settings.layers import folded, laid, laid_by_environment
 from promptspool.settings.profiles import completed
+from promptspool.settings.reading import read
 from promptspool.settings.sections import ENV_DELIMITER, ENV_PREFIX, Settings
+from promptspool.settings.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from promptspool.settings.lines import Where
+    from promptspool.settings.reading import Look
 
 FILE_NAME = "promptspool.toml"
 _JSON_KEYS = frozenset({"params", "response_schema", "images", "answers"})
@@ -46,26 +52,30 @@ def load(
     `spool.path` and is relative to the working directory.
     Raises ConfigError with every fault found, not only the first.
     """
+    return traced(config, spool=spool, environ=environ)[0]
+
+
+def traced(
+    config: Path | None,
+    *,
+    spool: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Settings, Sources]:
+    """Load as `load` does, and tell where every value comes from."""
     environ = os.environ if environ is None else environ
     path = _find(config, environ)
-    values = laid_by_environment(_environment(environ), on=_read(path))
-
-    if spool is not None:
-        values = laid({"spool": {"path": str(spool.absolute())}}, on=values)
-
-    for key in values:
-        if key.startswith("_"):  # which pydantic-settings would take for options of its own
-            raise ConfigError(key, f"unknown key; {known(Settings, key)} ({path})")
-
-    values = completed(values, path.parent)
+    looks: dict[Path, Look | None] = {}
 
     try:
-        settings = _anchored(Settings(**values), path.parent)
-    except ValidationError as error:
-        raise config_error(error, path, environ) from error
+        sources = _sources(path, spool, environ, looks)
+        settings = _checked(sources, path.parent, looks)
+    except ConfigError as error:
+        error.looks = looks
+        raise
 
-    settings._source = path  # noqa: SLF001 (its own class's module)
-    return settings
+    settings._source, settings._looks = path, looks  # noqa: SLF001 (its own class's module)
+
+    return settings, sources
 
 
 def example_config() -> str:
@@ -93,21 +103,67 @@ def _find(config: Path | None, environ: Mapping[str, str]) -> Path:
     raise ConfigError("--config", reason)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _sources(
+    path: Path, spool: Path | None, environ: Mapping[str, str], looks: dict[Path, Look | None]
+) -> Sources:
+    """Read the file and the variables, and lay them on each other."""
+    text, file = _parsed(path, looks)
+    environment, variables = _environment(environ)
+    values = laid_by_environment(environment, on=file)
+
+    if spool is not None:
+        values = laid({"spool": {"path": str(spool.absolute())}}, on=values)
+
+    return Sources(
+        path=path,
+        text=text,
+        variables=variables,
+        environment=environment,
+        option=None if spool is None else ("spool", "path"),
+        values=values,
+    )
+
+
+def _checked(sources: Sources, folder: Path, looks: dict[Path, Look | None]) -> Settings:
+    """Return what the sources say, or raise every fault of it."""
+    for key in sources.values:
+        if key.startswith("_"):  # which pydantic-settings would take for options of its own
+            raise sources.error((key,), f"unknown key; {known(Settings, key)}")
+
+    values = completed(sources, folder, looks)
+
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        settings = _anchored(Settings(**values), folder)
+    except ValidationError as error:
+        raise told(faults_of(error), sources) from error
+
+    faults = disagreements(settings)
+
+    if faults:
+        raise told(faults, sources)
+
+    return settings
+
+
+def _parsed(path: Path, looks: dict[Path, Look | None]) -> tuple[str, dict[str, Any]]:
+    """Return the text of a TOML file and what it says."""
+    try:
+        text = read(path, looks).decode("utf-8-sig")
+
+        return text, tomllib.loads(text)
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; `promptspool init DIR` makes a new one"
         raise ConfigError(str(path), reason) from error
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start}; save it as UTF-8"
         raise ConfigError(str(path), reason) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         reason = f"not TOML: {error}"  # which ends with "(at line 3, column 7)"
         raise ConfigError(str(path), reason) from error
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[Where, str]]:
+    """Return what the variables say, table by table, and their names by what they set."""
     ours = {
         name: name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)
         for name in environ
@@ -134,7 +190,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, path in sorted(nested.items()):
         values = laid_by_environment(_nested(path, _json_or_text(environ[name])), on=values)
 
-    return values
+    return values, {tuple(map(folded, path)): name for name, path in ours.items()}
 
 
 def _nested(path: list[str], value: object) -> dict[str, Any]:
@@ -145,7 +201,7 @@ def _nested(path: list[str], value: object) -> dict[str, Any]:
 def _json_or_text(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -17,14 +17,21 @@ from pydantic import ValidationError
 
 from promptspool.errors import ConfigError
 from promptspool.sandbox import growing
-from promptspool.settings.faults import config_error
+from promptspool.settings.faults import faults_of, told
 from promptspool.settings.layers import laid
+from promptspool.settings.reading import read
 from promptspool.settings.sections import ProfileSettings
+from promptspool.settings.sources import Sources
 
 if TYPE_CHECKING:
+    from promptspool.settings.reading import Look
     from promptspool.settings.sections import Settings
 
 MAX_SIDECAR_BYTES = 1_000_000
+
+MAX_SIDECAR_DOTS = 10_000
+"""More than any text of a sidecar has. The time that `tomllib` takes for a key grows with the
+square of its dots: a megabyte of them takes an hour, and these some seconds."""
 
 _NOT_IN_A_SIDECAR = {
     "extend": "drop the file into that profile's folder of the inbox instead",
@@ -34,75 +41,86 @@ _NOT_IN_A_SIDECAR = {
 }
 
 
-def completed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def completed(sources: Sources, folder: Path, looks: dict[Path, Look | None]) -> dict[str, Any]:
     """Return the configuration's raw values with every profile on its own.
 
     What a profile extends is laid under it, and the schema file that it names, seen from *folder*,
-    is put in its place. Values of a wrong kind are left for the validation to complain about.
+    is put in its place; *looks* notes how that looked. Values of a wrong kind are left for the
+    validation to complain about.
     """
+    values = dict(sources.values)
     profiles = values.get("profiles")
 
     if not isinstance(profiles, Mapping):
-        return dict(values)
+        return values
 
-    whole = {name: _inherited(profiles, name, ()) for name in profiles}
+    whole = {name: _inherited(sources, profiles, name, ()) for name in profiles}
+    values["profiles"] = {
+        name: _with_schema(sources, name, whole[name], folder, looks) for name in whole
+    }
 
-    return {**values, "profiles": {name: _with_schema(name, whole[name], folder) for name in whole}}
+    return values
 
 
-def _check_template(source: object, key: str, name: str) -> None:
+def _check_template(sources: Sources, key: str) -> None:
     """Raise `ConfigError` for a template that whoever drops files could stop the daemon with."""
+    source = sources.values.get(key)
+
     try:
         found = growing(source) if isinstance(source, str) else None
     except jinja2.TemplateError:
         return  # which the validation says better
 
     if found is not None:
-        reason = f"a template in a sidecar has no {{% {found} %}}; write it in the profile ({name})"
-        raise ConfigError(key, reason)
+        reason = f"a template in a sidecar has no {{% {found} %}}; write it in the profile"
+        raise sources.error((key,), reason)
 
 
-def _inherited(profiles: Mapping[str, Any], name: str, heirs: tuple[str, ...]) -> Any:
+def _inherited(
+    sources: Sources, profiles: Mapping[str, Any], name: str, heirs: tuple[str, ...]
+) -> Any:
     profile = profiles[name]
     base = profile.get("extend") if isinstance(profile, Mapping) else None
 
     if not isinstance(base, str):
         return profile
 
-    key = f"profiles.{name}.extend"
-
     if base not in profiles:
         others = ", ".join(other for other in profiles if other != name) or "(no other profile)"
-        raise ConfigError(key, f"found {base!r}; write one of: {others}")
+        reason = f"found {base!r}; write one of: {others}"
+        raise sources.error(("profiles", name, "extend"), reason)
 
     if base in (name, *heirs):
         circle = [*heirs, name, base]
         reason = f"{' extends '.join(circle)}: end the circle"
-        raise ConfigError(f"profiles.{circle[0]}.extend", reason)
+        raise sources.error(("profiles", circle[0], "extend"), reason)
 
-    inherited = _inherited(profiles, base, (*heirs, name))
+    inherited = _inherited(sources, profiles, base, (*heirs, name))
 
     return laid(profile, on=inherited) if isinstance(inherited, Mapping) else profile
 
 
-def _with_schema(name: str, profile: Any, folder: Path) -> Any:
+def _with_schema(
+    sources: Sources, name: str, profile: Any, folder: Path, looks: dict[Path, Look | None]
+) -> Any:
     named = profile.get("response_schema") if isinstance(profile, Mapping) else None
 
     if not isinstance(named, str):
         return profile
 
-    key = f"profiles.{name}.response_schema"
-    path = (folder / Path(named).expanduser()).resolve()
+    where = ("profiles", name, "response_schema")
 
     try:
-        schema = json.loads(path.read_bytes())
+        path = (folder / Path(named).expanduser()).resolve()
+        schema = json.loads(read(path, looks))
     except OSError as error:
-        raise ConfigError(key, f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(key, f"{path} is no JSON: {error}") from error
+        reason = f"{error.filename} cannot be read: {error.strerror}"
+        raise sources.error(where, reason) from error
+    except (ValueError, RecursionError, RuntimeError) as error:  # the last for a ~ of nobody's
+        raise sources.error(where, f"{named!r} is no JSON: {error}") from error
 
     if not isinstance(schema, dict):
-        raise ConfigError(key, f"{path} is no JSON Schema; write an object")
+        raise sources.error(where, f"{path} is no JSON Schema; write an object")
 
     return {**profile, "response_schema": schema}
 
@@ -120,17 +138,17 @@ def profile_for(
     if profile is None or sidecar is None:
         return profile
 
-    values = _sidecar_values(_read_sidecar(sidecar, sidecar_name), sidecar_name)
+    sources = _sidecar(_read_sidecar(sidecar, sidecar_name), sidecar_name)
 
     try:
-        changed = ProfileSettings.model_validate(laid(values, on=profile.model_dump()))
+        changed = ProfileSettings.model_validate(laid(sources.values, on=profile.model_dump()))
     except ValidationError as error:
-        raise config_error(error, sidecar_name, {}, below=("profiles", name)) from error
+        raise told(faults_of(error, below=("profiles", name)), sources) from error
 
     if changed.provider not in settings.providers:
         known = ", ".join(settings.providers) or "(none)"
-        reason = f"found {changed.provider!r}; write one of: {known} ({sidecar_name})"
-        raise ConfigError("provider", reason)
+        reason = f"found {changed.provider!r}; write one of: {known}"
+        raise sources.error(("provider",), reason)
 
     return changed
 
@@ -148,23 +166,30 @@ def _read_sidecar(path: Path, name: str) -> bytes:
     return text
 
 
-def _sidecar_values(sidecar: bytes, name: str) -> dict[str, Any]:
+def _sidecar(content: bytes, name: str) -> Sources:
+    if content.count(b".") > MAX_SIDECAR_DOTS:
+        reason = f"more than {MAX_SIDECAR_DOTS:,} dots; it is to hold keys of a profile"
+        raise ConfigError(name, reason)
+
     try:
-        values = tomllib.loads(sidecar.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(name, f"not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(name, f"not TOML: {error}") from error
+
+    sources = Sources(path=name, text=text, values=values)
 
     for key, advice in _NOT_IN_A_SIDECAR.items():
         if key in values:
-            raise ConfigError(key, f"a sidecar cannot set it; {advice} ({name})")
+            raise sources.error((key,), f"a sidecar cannot set it; {advice}")
 
     for key in ("prompt", "id"):
-        _check_template(values.get(key), key, name)
+        _check_template(sources, key)
 
     if isinstance(values.get("response_schema"), str):
-        reason = f"a sidecar cannot name a file; write the schema itself, as a table ({name})"
-        raise ConfigError("response_schema", reason)
+        reason = "a sidecar cannot name a file; write the schema itself, as a table"
+        raise sources.error(("response_schema",), reason)
 
-    return values
+    return sources

@@ -19,13 +19,16 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from promptspool.schema import check_schema
+from promptspool.settings.reading import Look
 from promptspool.settings.values import (
     BaseUrl,
+    Day,
     Dollars,
     Duration,
     Encoding,
     EnvName,
     Factor,
+    FilePath,
     LaneWidth,
     Listen,
     PositiveDuration,
@@ -33,7 +36,9 @@ from promptspool.settings.values import (
     ProviderName,
     Size,
     Template,
+    Webhook,
     Window,
+    conflict,
     is_readable_on_the_way,
 )
 
@@ -81,8 +86,8 @@ class _Section(BaseModel):
 class SpoolSettings(_Section):
     """Where the spool is and how patiently its inbox is read."""
 
-    path: Path = Path("spool")
-    state: Path | None = None
+    path: FilePath = Path("spool")
+    state: FilePath | None = None
     """Where the database and the control files are; None for `state/` in the spool."""
     settle: Duration = 2.0
     rescan: PositiveDuration = 60.0
@@ -100,7 +105,7 @@ class ProviderSettings(_Section):
     allow_http: bool = False
     base_url: BaseUrl  # after `allow_http`, which it is seen with
     api_key_env: EnvName | None = None
-    api_key_file: Path | None = None
+    api_key_file: FilePath | None = None
     completion_window: Window = "24h"
     max_requests: Annotated[int, Field(ge=1)] = 50_000
     max_bytes: Size = 190_000_000
@@ -170,9 +175,9 @@ class NotifySettings(_Section):
     on: tuple[Literal["delivered", "failed", "held"], ...] = ("delivered", "failed", "held")
     command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """A program and its arguments; no shell reads it."""
-    webhook: BaseUrl | None = None
+    webhook: Webhook | None = None
     webhook_secret_env: EnvName | None = None
-    webhook_secret_file: Path | None = None
+    webhook_secret_file: FilePath | None = None
     allow_private: bool = False
     """Whether the webhook may be in a private network or on this machine, and without TLS."""
     timeout: PositiveDuration = 30.0
@@ -189,7 +194,7 @@ class PriceSettings(_Section):
     """None, as for the two below, for half of the standard price."""
     batch_output: Dollars | None = None
     batch_cached_input: Dollars | None = None
-    as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    as_of: Day | None = None
     """The date of these prices; None if it is not known."""
 
 
@@ -214,7 +219,7 @@ class ProfileSettings(_Section):
     response_schema: Annotated[dict[str, Any], AfterValidator(_schema)] | None = None
     """The schema itself; the configuration names a file, which `load` puts in its place."""
     images: tuple[str, ...] = ("image", "image_url")
-    files: Path | None = None
+    files: FilePath | None = None
     split: Literal["line", "paragraph", "file"] | None = None
     sheet: str | None = None
     encoding: Encoding | None = None
@@ -234,16 +239,22 @@ class ProfileSettings(_Section):
     @model_validator(mode="after")
     def _fits_the_endpoint(self) -> Self:
         """Refuse what the endpoint has no place for."""
-        if self.response_schema is not None and self.endpoint not in _STRUCTURED:
-            raise ValueError(f"response_schema: only {' and '.join(_STRUCTURED)} take one")
-
-        if self.system and self.endpoint not in _STRUCTURED:
-            raise ValueError(f"system: only {' and '.join(_STRUCTURED)} take one; leave it out")
-
         vectors = [answer for answer in self.answers if answer in ("npy", "parquet")]
+        is_structured = self.endpoint in _STRUCTURED
+        only = f"only {' and '.join(_STRUCTURED)} take one"
+        conflicts = []
+
+        if self.response_schema is not None and not is_structured:
+            conflicts.append((("response_schema",), only))
+
+        if self.system and not is_structured:
+            conflicts.append((("system",), f"{only}; leave it out"))
 
         if vectors and self.endpoint != "/v1/embeddings":
-            raise ValueError(f"answers: only /v1/embeddings makes {' and '.join(vectors)}")
+            conflicts.append((("answers",), f"only /v1/embeddings makes {' and '.join(vectors)}"))
+
+        if conflicts:
+            raise conflict(conflicts)
 
         return self
 
@@ -260,7 +271,7 @@ class MetricsSettings(_Section):
 
     listen: Listen | None = None
     """HOST:PORT, or a port of this machine; None for none."""
-    textfile: Path | None = None
+    textfile: FilePath | None = None
     """A file for the textfile collector of node_exporter; None for none."""
 
 
@@ -302,23 +313,29 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
     _source: Path | None = PrivateAttr(default=None)
+    _looks: dict[Path, Look | None] = PrivateAttr(default_factory=dict)
 
     @property
     def source(self) -> Path | None:
         """The file it was read from; None when it was made directly."""
         return self._source
 
+    @property
+    def looks(self) -> dict[Path, Look | None]:
+        """How each file that it was read from looked then: its own, and the schemas'."""
+        return self._looks
+
     @model_validator(mode="after")
     def _providers_exist(self) -> Self:
-        missing = [
-            f"profiles.{name}.provider: found {profile.provider!r}; "
-            f"write one of: {', '.join(self.providers) or '(no [providers.NAME] section yet)'}"
+        known = ", ".join(self.providers) or "(no [providers.NAME] section yet)"
+        conflicts = [
+            (("profiles", name, "provider"), f"found {profile.provider!r}; write one of: {known}")
             for name, profile in self.profiles.items()
             if profile.provider not in self.providers
         ]
 
-        if missing:
-            raise ValueError("\n".join(missing))
+        if conflicts:
+            raise conflict(conflicts)
 
         return self
 
