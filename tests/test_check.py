@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from commands import ran
+from promptspool.check import checked, told
+from promptspool.settings import Settings
 from test_files import archive, workbook
 
 if TYPE_CHECKING:
@@ -98,6 +101,37 @@ def test_a_small_file_is_not_worth_a_batch(folder: Path) -> None:
 
     assert "too small to be worth a batch" in check(folder, "a.txt", code=0)
     assert "its price is not known" in check(folder, "--profile", "secret", "a.txt", code=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "told_price"),
+    [
+        ("gpt-5-mini", r"about \$0\.0\d+ as a batch, \$0\.0\d+ at .* \(prices of [\d-]{10}\)"),
+        ("text-embedding-3-small", r"at most \$0\.0\d+ as a batch, .* \(prices of [\d-]{10}\)"),
+        ("in-house-1", r"its price is not known"),
+        ("own", r"about \$\d+\.\d+ as a batch, \$\d+\.\d+ at .* \(prices of 2026-01-31\)"),
+        ("undated", r"about \$\d+\.\d+ as a batch, \$\d+\.\d+ at .* \(undated prices\)"),
+    ],
+)
+def test_a_cost_is_told_for_what_it_is(folder: Path, model: str, told_price: str) -> None:
+    """An estimate, of which day, at most where no batch price is known, and unknown if it is."""
+    (folder / "a.jsonl").write_text('{"prompt": "Why is the sky dark?"}\n' * 500)
+    configured = Settings.model_validate(
+        {
+            "providers": {"openai": {"base_url": "https://api.openai.com/v1"}},
+            "profiles": {"default": {"model": model, "answer_tokens": 30}},
+            "prices": {
+                "own": {"input": 1_000, "output": 1_000, "as_of": "2026-01-31"},
+                "undated": {"input": 1_000, "output": 1_000},
+            },
+        }
+    )
+    found = checked(configured, folder / "a.jsonl", profile=None)
+    said = "\n".join(told(found, output_tokens=30))
+
+    assert re.search(rf"\n  {model}: about 8,000 tokens in and 15,000 out; {told_price}\n", said)
+    assert "an estimate: 3 bytes a token, 30 tokens an answer that is not limited" in said
+    assert "too small" not in said
 
 
 def test_sidecar_and_inbox_folder_count(folder: Path) -> None:

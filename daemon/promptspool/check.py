@@ -7,13 +7,11 @@ what would be submitted. Nothing is sent and nothing in the spool is touched. Ra
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,63 +19,21 @@ from promptspool import intake, planning, schema
 from promptspool.claims import DEFAULT_PROFILE, mint
 from promptspool.errors import BadInput, ConfigError
 from promptspool.inbox import is_ignored
-from promptspool.intake.request import EMBEDDINGS, MODERATIONS
+from promptspool.intake.request import BYTES_A_TOKEN
 from promptspool.model import shown
-from promptspool.pricing import PRICES_AS_OF, Cost, Tokens, cost
+from promptspool.pricing import Prices, estimated_tokens, is_too_small
 from promptspool.settings import profile_for
 from promptspool.spool import SIDECAR_SUFFIX, TOO_LONG, Spool, sidecar_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from promptspool.pricing import Cost
     from promptspool.settings import ProfileSettings, Settings
     from promptspool.wire import Manifest, RowComplaint
 
 MAX_SHOWN = 20
 """Bad rows that are shown; the rest are counted."""
-
-BYTES_A_TOKEN = 3
-"""English prose has about 4, code and other scripts fewer: this errs on the side of too many."""
-
-WORTH_USD = 0.01
-"""A batch that saves less is not worth waiting a day for."""
-
-_DATA_URL = re.compile(rb'(?<!\\)"data:[a-z]+/[a-z0-9.+-]+;base64,[A-Za-z0-9+/=]*"')
-
-
-class _Body(msgspec.Struct):
-    """What of a body costs tokens."""
-
-    messages: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    prompt: msgspec.Raw = msgspec.Raw()
-    instructions: msgspec.Raw = msgspec.Raw()
-    # Of any type: what the provider makes of others is not known.
-    max_tokens: Any = None
-    max_completion_tokens: Any = None
-    max_output_tokens: Any = None
-
-
-class _Line(msgspec.Struct):
-    body: _Body
-
-
-_lines = msgspec.json.Decoder(_Line)
-
-
-@dataclass(slots=True, kw_only=True)
-class Estimate:
-    """What the requests of one model may take: tokens, and dollars where the price is known."""
-
-    model: str
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    @property
-    def cost(self) -> Cost | None:
-        """Return the estimated cost, None for a model without a known price."""
-        return cost(self.model, Tokens(input=self.input_tokens, output=self.output_tokens))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,7 +52,8 @@ class Checked:
     complaints: list[RowComplaint] = field(default_factory=list)
     """The first bad rows."""
     complaint_count: int = 0
-    estimates: list[Estimate] = field(default_factory=list)
+    costs: dict[str, Cost | None] = field(default_factory=dict)
+    """What the requests of each model may cost, None where its price is not known."""
     first_request: bytes | None = None
     """The first line that would be submitted."""
 
@@ -106,11 +63,13 @@ class Checked:
         return self.reason is None and self.complaint_count == 0
 
 
-def checked(settings: Settings, path: Path, *, profile: str | None, output_tokens: int) -> Checked:
+def checked(
+    settings: Settings, path: Path, *, profile: str | None, output_tokens: int | None = None
+) -> Checked:
     """Plan the file at *path* and return what was found.
 
     *profile* is None for that of the inbox folder which the file is in, else the default one.
-    *output_tokens* is assumed for each answer that the request does not limit.
+    *output_tokens* takes the place of the profile's `answer_tokens`, unless it is None.
     """
     if not path.is_file():
         raise ConfigError(str(path), "there is no such file" if not path.exists() else "no file")
@@ -120,7 +79,7 @@ def checked(settings: Settings, path: Path, *, profile: str | None, output_token
 
     with TemporaryDirectory(prefix="promptspool-check-") as folder:
         try:
-            _plan(settings, path, Path(folder), result)
+            _plan(settings, path, Path(folder), result, output_tokens)
         except BadInput as error:
             result.reason = error.reason
         except OSError as error:
@@ -133,8 +92,13 @@ def checked(settings: Settings, path: Path, *, profile: str | None, output_token
             if result.complaint_count <= MAX_SHOWN:
                 result.complaints.append(complaint)
 
-        if result.manifest is not None:
-            _estimate(result, Path(folder), output_tokens)
+        if result.manifest is not None and result.profile is not None:
+            batches = result.manifest.batches
+            base_url = settings.providers[result.profile.provider].base_url
+            result.costs = Prices(settings.prices).estimates(batches, base_url=base_url)
+
+            with (Path(folder) / f"{batches[0].id}.requests.jsonl").open("rb") as file:
+                result.first_request = file.readline()
 
     return result
 
@@ -150,7 +114,9 @@ def _profile_of(settings: Settings, path: Path) -> str:
     return DEFAULT_PROFILE
 
 
-def _plan(settings: Settings, path: Path, folder: Path, result: Checked) -> None:
+def _plan(
+    settings: Settings, path: Path, folder: Path, result: Checked, output_tokens: int | None
+) -> None:
     if is_ignored(path.name) or path.name.endswith(SIDECAR_SUFFIX):
         raise BadInput(
             "a file of this name is left alone: it is hidden, unfinished or a sidecar; rename it"
@@ -172,6 +138,9 @@ def _plan(settings: Settings, path: Path, folder: Path, result: Checked) -> None
     if profile is None:
         raise BadInput(planning.unknown_profile(result.profile_name, settings))
 
+    if output_tokens is not None:
+        profile = profile.model_copy(update={"answer_tokens": output_tokens})
+
     result.profile = profile
     dropped = planning.dropped(
         settings,
@@ -186,34 +155,6 @@ def _plan(settings: Settings, path: Path, folder: Path, result: Checked) -> None
     result.manifest = planning.planned(dropped, folder)
 
 
-def _estimate(result: Checked, folder: Path, output_tokens: int) -> None:
-    """Read the request files through, for what they may cost and for the first request."""
-    assert result.manifest is not None  # noqa: S101 - the caller has looked
-    estimates: dict[str, Estimate] = {}
-
-    for batch in result.manifest.batches:
-        estimate = estimates.setdefault(batch.model, Estimate(model=batch.model))
-        has_answer = batch.endpoint not in (EMBEDDINGS, MODERATIONS)
-
-        with (folder / f"{batch.id}.requests.jsonl").open("rb", buffering=1 << 20) as file:
-            for line in file:
-                result.first_request = result.first_request or line
-                _count(estimate, line, output_tokens if has_answer else 0)
-
-    result.estimates = list(estimates.values())
-
-
-def _count(estimate: Estimate, line: bytes, output_tokens: int) -> None:
-    """Add one request; an image counts nothing, since what it takes is the provider's secret."""
-    body = _lines.decode(_DATA_URL.sub(b'""', line)).body
-    text = (body.messages, body.input, body.prompt, body.instructions)
-    limits = (body.max_completion_tokens, body.max_output_tokens, body.max_tokens)
-    limit = next((one for one in limits if isinstance(one, int) and one > 0), None)
-    estimate.requests += 1
-    estimate.input_tokens += math.ceil(sum(len(bytes(raw)) for raw in text) / BYTES_A_TOKEN)
-    estimate.output_tokens += min(limit, output_tokens) if limit else output_tokens
-
-
 def told(result: Checked, *, output_tokens: int) -> Iterator[str]:
     """Yield what people are told of a file, line by line."""
     name = shown(os.fsencode(result.path))
@@ -224,7 +165,7 @@ def told(result: Checked, *, output_tokens: int) -> Iterator[str]:
 
     if result.manifest is not None and result.profile is not None:
         yield from _told_plan(name, result, result.manifest, result.profile)
-        yield from _told_cost(result, output_tokens)
+        yield from _told_cost(result.manifest, result.costs, output_tokens)
 
     if result.complaint_count:
         yield from _told_complaints(result)
@@ -262,35 +203,37 @@ def _told_plan(
     )
 
 
-def _told_cost(result: Checked, output_tokens: int) -> Iterator[str]:
-    saved = 0.0
-
-    for estimate in result.estimates:
-        found = estimate.cost
-        tokens = (
-            f"  {estimate.model}: about {estimate.input_tokens:,} tokens in and "
-            f"{estimate.output_tokens:,} out"
+def _told_cost(
+    manifest: Manifest, costs: Mapping[str, Cost | None], output_tokens: int
+) -> Iterator[str]:
+    for model, tokens in estimated_tokens(manifest.batches).items():
+        cost = costs[model]
+        yield (
+            f"  {model}: about {tokens.input:,} tokens in and {tokens.output:,} out; "
+            f"{'its price is not known' if cost is None else _priced(cost)}"
         )
-
-        if found is None:
-            yield f"{tokens}; its price is not known"
-        else:
-            saved += found.saved_usd
-            yield (
-                f"{tokens}; about ${found.batch_usd:,.4f} as a batch, "
-                f"${found.standard_usd:,.4f} at the standard price"
-            )
 
     yield (
-        f"  an estimate: {BYTES_A_TOKEN} bytes a token, {output_tokens} tokens an answer unless "
-        f"limited to fewer, list prices of {PRICES_AS_OF}"
+        f"  an estimate: {BYTES_A_TOKEN} bytes a token, {output_tokens} tokens an answer "
+        f"that is not limited, images not counted"
     )
 
-    if saved < WORTH_USD and all(estimate.cost is not None for estimate in result.estimates):
+    if is_too_small(costs.values()):
         yield (
-            f"  too small to be worth a batch: it saves about ${saved:.4f} and may take "
-            f"a day; nothing keeps you from dropping it"
+            "  too small to be worth a batch: it saves less than a cent and may take a day; "
+            "nothing keeps you from dropping it"
         )
+
+
+def _priced(cost: Cost) -> str:
+    """Return what a batch may cost; at most that, where the price of batches is not known."""
+    price = f"${cost.batch_usd:,.4f}"
+    as_of = "undated prices" if cost.as_of is None else f"prices of {cost.as_of}"
+
+    if cost.is_upper_bound:
+        return f"at most {price} as a batch, for which no price is known ({as_of})"
+
+    return f"about {price} as a batch, ${cost.standard_usd:,.4f} at the standard price ({as_of})"
 
 
 def _told_complaints(result: Checked) -> Iterator[str]:

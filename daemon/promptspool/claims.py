@@ -161,7 +161,7 @@ class Claims:
             if moved is not None:
                 self.taken.add(moved.stem)
 
-                return _job(moved)
+                return moved.row()
 
         _give_back(claim, folder, place)  # as `adopted` does after a crash here
 
@@ -207,8 +207,10 @@ class Claims:
 
         Raises `OSError` if the sidecar cannot be read now.
         """
+        settings = self.settings  # one for all of it: another may take its place meanwhile
+
         try:
-            profile = profile_for(self.settings, _profile_name(claim.name), sidecar)
+            profile = profile_for(settings, _profile_name(claim.name), sidecar)
         except ConfigError:
             profile = None
 
@@ -217,7 +219,7 @@ class Claims:
         return msgspec.structs.replace(
             claim,
             provider=provider,
-            base_url=None if provider is None else self.settings.providers[provider].base_url,
+            base_url=None if provider is None else settings.providers[provider].base_url,
             priority=0 if profile is None else profile.priority,
         )
 
@@ -248,10 +250,10 @@ class Claims:
             return None
 
         if (folder / "summary.json").exists():
-            return _job(claim, JobStatus.SETTLED)
+            return claim.row(JobStatus.SETTLED)
 
         if has_original and not self._is_put_back(claim, folder) and _is_as_claimed(claim, folder):
-            return _job(claim)
+            return claim.row()
 
         try:
             with made_folder(self.spool.inbox, _above(claim)) as place:
@@ -367,19 +369,3 @@ def _refusal(error: OSError) -> Unclaimed:
 def _remove(folder: Path) -> None:
     with suppress(OSError):  # what is left is swept at the next start
         remove_folder(folder)
-
-
-def _job(claim: Claim, status: JobStatus = JobStatus.CLAIMED) -> Job:
-    return Job(
-        id=claim.job,
-        name=claim.name,
-        stem=claim.stem,
-        profile=claim.profile,
-        provider=claim.provider,
-        base_url=claim.base_url,
-        status=status,
-        due_at=claim.claimed_at,
-        claimed_at=claim.claimed_at,
-        size_bytes=claim.size_bytes,
-        priority=claim.priority,
-    )

@@ -17,6 +17,8 @@ import anyio.to_thread
 
 from promptspool import retrying
 from promptspool.control import Answer
+from promptspool.errors import SpoolError
+from promptspool.intake.kept import kept_id
 from promptspool.model import BatchStatus, JobStatus, ProviderStatus
 from promptspool.outcomes import Cancelled, Halted, Released, Turned, Withdrawn
 from promptspool.policy import decide
@@ -139,13 +141,16 @@ class Commands:
         )
 
         try:
-            new = await anyio.to_thread.run_sync(begin)
-        except retrying.NotRetryable as error:
+            # Carried out before, if its answer could not be left: its folder may be gone by now.
+            known = await self.context.store.job(retrying.retry_id(left_at, name))
+            new = known if known is not None else await anyio.to_thread.run_sync(begin)
+        except (retrying.NotRetryable, SpoolError, OSError) as error:
             return _refused(str(error))
 
         message = f"{job.shown} is asked again, where it failed, as job {new.id}"
+        added = [] if known is not None else [new]
 
-        return Carried(added=[new], answer=Answer(is_done=True, message=message, job=new.id))
+        return Carried(added=added, answer=Answer(is_done=True, message=message, job=new.id))
 
     def _forget(self, job: Job) -> Carried:
         if job.status not in _FINISHED:
@@ -173,7 +178,9 @@ class Commands:
 
             return Carried(updated=[(job, after)], answer=answer)
 
-        if all(self._is_here(batch) and batch.input_file is None for batch in batches):
+        own = [batch for batch in batches if batch.id != kept_id(job.id)]
+
+        if all(self._is_here(batch) and batch.input_file is None for batch in own):
             rows: list[Row] = [job, *live]
             gone = [(row, decide(row, Withdrawn(), self.now, self.rules)) for row in rows]
             message = f"nothing of {job.shown} was submitted; it goes to rejected/"
@@ -200,7 +207,7 @@ class Commands:
 
         changed = {row.id for row, _ in updated}
         is_done = not any(
-            batch.id not in changed and batch.cancelled_at is None or self._is_doubted(batch)
+            (batch.id not in changed and batch.cancelled_at is None) or self._is_doubted(batch)
             for batch in live
         )
         message = (

@@ -262,6 +262,9 @@ class Dispatcher:
             running = await self.context.store.running(provider)
             rows = [row for row in running if self._may_run(row)]
 
+        if status is BatchStatus.UPLOADED:
+            rows = rows[: self._creations(provider)]
+
         for start in range(0, min(len(rows), free * stage.group), stage.group):
             group = rows[start : start + stage.group]
             self.in_progress.update(row.id for row in group)
@@ -299,6 +302,17 @@ class Dispatcher:
             return min(room, 1) - sum(self._running[lane, provider] for lane in Lane)
 
         return min(room, 1) - self._submitting[provider, work]
+
+    def _creations(self, provider: str | None) -> int:
+        """Return how many creations may be intended now: no more than can be asked for at once.
+
+        What was intended and not asked for has to be looked up after a crash.
+        """
+        state = self.providers.get(provider or "")
+        is_probing = state is not None and state.pauses > 0
+        room = self.lanes[Lane.CONTROL] - self._running[Lane.CONTROL, provider]
+
+        return min(room, 1) if is_probing else room
 
     def _is_paused(self, state: ProviderState) -> bool:
         return state.paused_until is not None and state.paused_until > self.context.clock.now()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from promptspool.commands import Carried
-    from promptspool.control import Waiting
+    from promptspool.control import Command, Waiting
     from promptspool.dispatcher import Dispatcher
 
 HOUSE = "/house"
@@ -37,6 +37,9 @@ HALTED_AT = "halted_at"
 
 STARTED_AT, READY_AT = "started_at", "ready_at"
 """The notes that say when the last process began, and when it was ready; for `status`."""
+
+RETRY = "/retry"
+"""Stands for the retry that is being begun."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -77,7 +80,9 @@ class Errands:
             left = []
 
         for one in left:
-            if one.id not in self._cleans:
+            if one.command is not None and one.command.verb == "retry":
+                self._start_retry(tasks, one)
+            elif one.id not in self._cleans:
                 await dispatcher.persistently(partial(self._obey, one))
 
         if HOUSE not in dispatcher.in_progress and (self._cleans or self.next_at <= monotonic):
@@ -86,18 +91,39 @@ class Errands:
 
     # Commands.
 
-    async def _obey(self, one: Waiting) -> None:
-        """Carry out one command as far as it goes now, and answer it at its end."""
+    def _start_retry(self, tasks: TaskGroup, one: Waiting) -> None:
+        """Begin a retry beside the loop, since it copies a file; never two of them at once."""
+        if RETRY not in self._dispatcher.in_progress:
+            self._dispatcher.in_progress.add(RETRY)
+            tasks.start_soon(self._begin_retry, one)
+
+    async def _begin_retry(self, one: Waiting) -> None:
+        dispatcher = self._dispatcher
+
+        try:
+            is_answered = await dispatcher.persistently(partial(self._obey, one))
+        finally:
+            dispatcher.in_progress.discard(RETRY)
+
+        if is_answered:
+            dispatcher.bell.ring()
+
+    async def _obey(self, one: Waiting) -> bool:
+        """Carry out one command as far as it goes now, and answer it at its end; True if it was."""
         answer = await self._carried(one)
 
         if answer is None:
-            return
+            return False
 
         try:
             spool = self._dispatcher.context.spool
             await anyio.to_thread.run_sync(control.answer, spool, one.id, answer)
         except OSError as error:  # it is carried out, and answered, again in the next turn
             self._lost_control.note(str(error), self._dispatcher.context.clock.monotonic())
+
+            return False
+
+        return True
 
     async def _carried(self, one: Waiting) -> Answer | None:
         command = one.command
@@ -121,17 +147,23 @@ class Errands:
             case _:
                 pass
 
-        async with self._dispatcher.applying():
-            commands = Commands(
-                context=self._dispatcher.context,
-                claims=self._dispatcher.inbox.claims,
-                rules=self._dispatcher.rules,
-                providers=self._dispatcher.providers,
-                is_free=self._dispatcher.is_free,
-            )
-            carried = await commands.carry_out(command, one.id)
+        if command.verb == "retry":  # it changes no row, so nothing has to wait for it
+            return await self._carried_out(command, one.id)
 
-            return carried.answer if await self._carry(carried, commands.now) else None
+        async with self._dispatcher.applying():
+            return await self._carried_out(command, one.id)
+
+    async def _carried_out(self, command: Command, name: str) -> Answer | None:
+        commands = Commands(
+            context=self._dispatcher.context,
+            claims=self._dispatcher.inbox.claims,
+            rules=self._dispatcher.rules,
+            providers=self._dispatcher.providers,
+            is_free=self._dispatcher.is_free,
+        )
+        carried = await commands.carry_out(command, name)
+
+        return carried.answer if await self._carry(carried, commands.now) else None
 
     async def _carry(self, carried: Carried, now: float) -> bool:
         """Write what a command comes to, and say so; False if it could not be written."""

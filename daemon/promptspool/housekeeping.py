@@ -28,17 +28,18 @@ if TYPE_CHECKING:
     from promptspool.context import Context
 
 EVERY_S = 3600.0
+DAY_S = 86_400.0
 
 A_PORTION = 100
 """So many jobs are forgotten in one transaction."""
 
-SPENDING_KEPT_S = 400 * 86_400.0
+SPENDING_KEPT_S = 400 * DAY_S
 """More than thirteen months, so that a month can be compared with that of the year before."""
 
-RESULTS_KEPT_S = 30 * 86_400.0
+RESULTS_KEPT_S = 30 * DAY_S
 """How long OpenAI keeps the files of a batch that has ended (Batch guide, "Batch expiration")."""
 
-RESULTS_WARNING_S = 5 * 86_400.0
+RESULTS_WARNING_S = 5 * DAY_S
 """So long before that it is worth a line in the log, every day."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -126,14 +127,15 @@ async def _tell_expiring(context: Context, now: float) -> None:
     for batch in await context.store.batches(BatchStatus.ENDED):
         ended_at = batch.ended_at if batch.ended_at is not None else now
         left_s = ended_at + RESULTS_KEPT_S - now
+        is_new_day = left_s % DAY_S >= DAY_S - EVERY_S  # the house is kept every hour
 
-        if left_s < RESULTS_WARNING_S:
+        if left_s < RESULTS_WARNING_S and is_new_day:
             _log.warning(
                 "batch.expiring",
                 job=batch.job,
                 batch=batch.id,
                 provider=batch.provider,
                 remote_id=batch.remote_id,
-                days_left=round(max(left_s, 0.0) / 86_400, 1),
+                days_left=round(left_s / DAY_S, 1),
                 reason=batch.why,
             )

@@ -96,6 +96,8 @@ class Inbox:
     _seen: dict[str, _Sighting] = field(default_factory=dict)
     _odd: set[str] = field(default_factory=set)
     """Names of what is neither a file nor a folder to look into."""
+    _unwatched: str | None = None
+    """Why events were last not to be had."""
     _told: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """What was last complained of, by name."""
 
@@ -141,8 +143,12 @@ class Inbox:
                     else:
                         self.bell.ring()  # a command, which is none of the inbox's business
             except* (OSError, RuntimeError) as group:  # RuntimeError: a name that is no UTF-8
-                reasons = sorted({str(error) for error in _leaves(group)})
-                _log.warning("inbox.unwatched", reason="; ".join(reasons))
+                reason = "; ".join(sorted({str(error) for error in _leaves(group)}))
+
+                if reason != self._unwatched:
+                    _log.warning("inbox.unwatched", reason=reason)
+
+                self._unwatched = reason
 
             self.wake()
             await self.clock.wait(self._closed, WATCH_AGAIN_S)

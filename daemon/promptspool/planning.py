@@ -7,16 +7,19 @@ request can be made, and `ProviderError` and `OSError` (environment).
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from promptspool import intake, worker
+from promptspool.collect.judge import Judge
+from promptspool.collect.verdict import Verdict
 from promptspool.errors import BadInput, ConfigError
-from promptspool.model import Batch
+from promptspool.model import Batch, BatchStatus, RemoteStatus
 from promptspool.settings import profile_for
 from promptspool.spool import SIDECAR, SIDECAR_SUFFIX, read_own, write_durably
-from promptspool.wire import Claim, Manifest, Rejection, RejectionHead
+from promptspool.wire import KEPT, Claim, Manifest, Rejection, RejectionHead, ResultLine
 from promptspool.worker import WorkerDied
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ def fresh_plan(context: Context, job: Job, folder: Path, *, sha256: str) -> Mani
     if profile is None or job.provider is None:
         raise BadInput(unknown_profile(job.profile, settings), code="unknown_profile")
 
+    if (folder / KEPT).exists():
+        _check_kept(folder / KEPT, profile)
+
     found = dropped(
         settings,
         context.account(job.provider, job.base_url).settings,
@@ -83,6 +89,32 @@ def fresh_plan(context: Context, job: Job, folder: Path, *, sha256: str) -> Mani
 
         reason = f"reading it fails every time: {error}; save it as .csv or .jsonl, or in parts"
         raise BadInput(reason, code="unreadable") from error
+
+
+def _check_kept(path: Path, profile: ProfileSettings) -> None:
+    """Hold that each answer of an earlier job would be delivered again as it was.
+
+    Raises `BadInput` where *profile* has another schema by now: it would not fit, or get another
+    value.
+    """
+    judge = Judge(profile.response_schema)
+    decoder = msgspec.json.Decoder(ResultLine)
+
+    with path.open("rb", buffering=1 << 20) as file:
+        for line in file:
+            try:
+                answer = decoder.decode(line)
+            except msgspec.DecodeError:
+                continue  # which the plan complains of
+
+            found = judge.judgement(answer)
+
+            if found.verdict is not Verdict.OK or (found.parsed or b"") != bytes(answer.parsed):
+                reason = (
+                    f"the answer to {answer.custom_id!r} would be delivered otherwise than before, "
+                    f"since the response_schema was changed; set it back, or drop the file again"
+                )
+                raise BadInput(reason, code="other_schema")
 
 
 def dropped(  # noqa: PLR0913 (one keyword for each thing that decides what is submitted)
@@ -107,6 +139,7 @@ def dropped(  # noqa: PLR0913 (one keyword for each thing that decides what is s
             max_requests=provider.max_requests,
             max_bytes=provider.max_bytes,
             max_inputs=provider.max_inputs,
+            max_tokens=provider.max_tokens_enqueued,
         ),
         caps=intake.Caps(
             max_expanded=settings.intake.max_expanded, max_ratio=settings.intake.max_ratio
@@ -193,6 +226,27 @@ def batch_row(
         waits=planned.waits,
         reuploads=planned.reuploads,
         halvings=planned.halvings,
+        estimated_input=planned.estimated_input,
+        estimated_output=planned.estimated_output,
         give_up_at=manifest.give_up_at,
         input_file=planned.input_file,
+    )
+
+
+def kept_row(job: Job, manifest: Manifest, now: float) -> Batch | None:
+    """Return the row of what an earlier job has answered: closed, and paid for by that.
+
+    None for a job that is no retry, or of which nothing was answered before.
+    """
+    if manifest.kept is None:
+        return None
+
+    return replace(
+        batch_row(job, manifest.kept, manifest, None, now),
+        status=BatchStatus.CLOSED,
+        due_at=None,
+        remote_status=RemoteStatus.COMPLETED,
+        answered=manifest.kept.requests,
+        cost_usd=0.0,
+        standard_usd=0.0,
     )

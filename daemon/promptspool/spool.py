@@ -366,7 +366,7 @@ class Spool:
                 folder.mkdir(exist_ok=True)
 
             self.state.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self.control.mkdir(mode=0o770, exist_ok=True)
+            self.control.mkdir(mode=0o750, exist_ok=True)  # who else may command is not ours to say
             sync_folder(self.root)
         except OSError as error:
             where = error.filename or self.root

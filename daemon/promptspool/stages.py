@@ -126,7 +126,10 @@ async def plan(context: Context, job: Job) -> Outcome:
         if manifest is None:
             _check_wanted(job)
             sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
-            await _check_content(context, job, folder, sha256)
+
+            if job.retry_of is None:  # a retry has the content of the job before it
+                await _check_content(context, job, folder, sha256)
+
             manifest = await anyio.to_thread.run_sync(
                 partial(planning.fresh_plan, context, job, folder, sha256=sha256)
             )
@@ -145,8 +148,10 @@ async def plan(context: Context, job: Job) -> Outcome:
     elif held is not None:
         rows = [replace(row, due_at=None, why=held) for row in rows]
 
+    kept = planning.kept_row(job, manifest, context.clock.now())
+
     return Planned(
-        batches=tuple(rows),
+        batches=tuple(rows) if kept is None else (kept, *rows),
         requests=manifest.rows,
         sha256=manifest.sha256,
         format=manifest.format,

@@ -7,6 +7,7 @@
 | `claim.json` | `Claim`; before the original is moved in |
 | `sidecar.toml` | what was dropped beside it to change its profile, if anything was |
 | `original` | the dropped file, untouched |
+| `kept.jsonl`, `retry.json` | only of a retry: the results before it, and `Retry` |
 | `rows.jsonl` | one `PlannedRow` per row of the file, in input order; row n is line n, from 0 |
 | `BATCH.requests.jsonl` | what is uploaded: one request a line |
 | `manifest.json` | `Manifest`; last and by rename, so a plan that has one is finished |
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from promptspool.model import BatchId, JobId
+from promptspool.model import BatchId, Job, JobId, JobStatus
 
 NULL = msgspec.Raw(b"null")
 
@@ -41,6 +42,8 @@ ANSWERS = "answers"
 """The folder with a file for each answer."""
 
 NPY, PARQUET = "embeddings.npy", "embeddings.parquet"
+
+KEPT, RETRY = "kept.jsonl", "retry.json"
 
 UNREADABLE = "unreadable.txt"
 """The lines of the provider's files that are no JSON, as they came; only if there are any."""
@@ -89,6 +92,34 @@ class Claim(msgspec.Struct, kw_only=True, frozen=True):
     priority: int = 0
     refused: str | None = None
     """Why it is to be rejected unread; None for almost every file."""
+    retry_of: JobId | None = None
+    """The job whose failed requests it asks again; None for a dropped file."""
+
+    def row(self, status: JobStatus = JobStatus.CLAIMED) -> Job:
+        """Return the row of the job."""
+        return Job(
+            id=self.job,
+            name=self.name,
+            stem=self.stem,
+            profile=self.profile,
+            provider=self.provider,
+            base_url=self.base_url,
+            status=status,
+            due_at=self.claimed_at,
+            claimed_at=self.claimed_at,
+            size_bytes=self.size_bytes,
+            priority=self.priority,
+            retry_of=self.retry_of,
+        )
+
+
+class Retry(msgspec.Struct, kw_only=True, frozen=True):
+    """What a job that asks failed requests again has of the job before it."""
+
+    job: JobId
+    kept: int
+    """Requests that were answered then, and are not asked again."""
+    failed: int
 
 
 class RowFault(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -140,6 +171,26 @@ class PlannedRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     fault: RowFault | None = None
 
 
+class Usage(msgspec.Struct, kw_only=True, frozen=True):
+    """Tokens, as the provider counts them."""
+
+    input: int = 0
+    cached_input: int = 0
+    """A part of `input`."""
+    output: int = 0
+    reasoning: int = 0
+    """A part of `output`."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum."""
+        return Usage(
+            input=self.input + other.input,
+            cached_input=self.cached_input + other.cached_input,
+            output=self.output + other.output,
+            reasoning=self.reasoning + other.reasoning,
+        )
+
+
 class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
     """One request file."""
 
@@ -155,6 +206,10 @@ class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
     halvings: int = 0
     delay_s: float = 0.0
     """How long it waits before it is submitted."""
+    estimated_input: int = 0
+    """Tokens that its requests may hold; nought in a plan of an earlier version, as the next."""
+    estimated_output: int = 0
+    """Tokens that their answers may take."""
     input_file: str | None = None
     """The upload it shares with its parent; None when it needs its own."""
 
@@ -184,6 +239,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True):
     profile: dict[str, Any]
     """The effective profile, as it was."""
     batches: list[PlannedBatch]
+    kept: PlannedBatch | None = None
+    """What an earlier job has answered: closed from the start, and never sent to anybody."""
 
 
 class SettledBatch(msgspec.Struct, kw_only=True, frozen=True):
@@ -196,6 +253,8 @@ class SettledBatch(msgspec.Struct, kw_only=True, frozen=True):
     successors: list[PlannedBatch]
     stopped: str | None = None
     """The error that hit so many requests that they were not asked again; None if none did."""
+    tokens: Usage = Usage()
+    """Of all its answers, also of those that failed or are asked for again: they are paid for."""
 
 
 class BatchFault(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -225,6 +284,12 @@ class AnswerLine(msgspec.Struct):
     id: msgspec.Raw = NULL
     response: msgspec.Raw = NULL
     error: msgspec.Raw = NULL
+
+
+class ResultLine(AnswerLine):
+    """One line of `results.jsonl`: an answer line, and its value where the job has a schema."""
+
+    parsed: msgspec.Raw = msgspec.Raw()
 
 
 class ErrorLine(msgspec.Struct, kw_only=True):

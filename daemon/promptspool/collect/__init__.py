@@ -7,7 +7,7 @@ parts are `verdict` (what one line means) and `remedy` (what to do about a refus
 
 from promptspool.collect.answers import user_lines
 from promptspool.collect.products import Tally, compile_answers
-from promptspool.collect.remedy import is_about_a_file
+from promptspool.collect.remedy import enqueued_limit, is_about_a_file
 from promptspool.collect.report import complaints, summarise
 from promptspool.collect.ruling import Stop
 from promptspool.collect.settlement import settle
@@ -18,6 +18,7 @@ __all__ = [
     "Tally",
     "compile_answers",
     "complaints",
+    "enqueued_limit",
     "is_about_a_file",
     "is_heavy",
     "made",

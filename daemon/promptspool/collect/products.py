@@ -29,11 +29,9 @@ from promptspool.collect.answers import (
 )
 from promptspool.collect.judge import Judge
 from promptspool.collect.row_answers import RowAnswer, RowError
-from promptspool.collect.usage import usage_of
 from promptspool.collect.verdict import Verdict, code_of, message_of, parsed
 from promptspool.errors import Bug
 from promptspool.model import RemoteStatus
-from promptspool.pricing import Tokens
 from promptspool.spool import sync_file, sync_folder
 from promptspool.wire import UNREADABLE, AnswerLine, ErrorLine
 
@@ -49,8 +47,6 @@ if TYPE_CHECKING:
 _KINDS = (OUTPUT, ERROR, REFUSED)
 _ASKED = frozenset({Verdict.RETRY, Verdict.FINAL, Verdict.MISSING})
 
-_NO_TOKENS = Tokens()
-
 _MAX_OPEN = 64
 _WRITE_BYTES = 1 << 20
 
@@ -63,9 +59,6 @@ class Tally:
     errors: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     """Error lines by code."""
-    tokens: dict[str, Tokens] = field(default_factory=dict)
-    """By model, of all that was answered: also of what was asked again and of what is delivered as
-    an error, since it was paid for. Of the lines of one batch on one request one counts."""
     noise: Noise = field(default_factory=Noise)
     """Lines of the provider's files that were left out."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -140,7 +133,6 @@ class _Index:
     def __init__(self, folder: Path, job: JobId, batches: Sequence[Batch], judge: Judge) -> None:
         self.unreadable = _Unreadable(folder / UNREADABLE)
         self.noise = Noise(keep=self.unreadable.add)
-        self.tokens: dict[str, Tokens] = {}
         self._judge = judge
         self._folder = folder
         self._batches = batches
@@ -182,19 +174,12 @@ class _Index:
 
     def _add(self, number: int, batch: Batch) -> None:
         rows = rows_of(self._folder, batch)
-        paid = bytearray(len(rows))
         found = answers(
             self._folder, batch, rows, kinds=_KINDS, noise=self.noise, judge=self._judge
         )
 
         for answer in found:
             row = rows[answer.place]
-            tokens = usage_of(answer.line)
-
-            if tokens != _NO_TOKENS and not paid[answer.place]:
-                paid[answer.place] = True
-                before = self.tokens.get(batch.model, _NO_TOKENS)
-                self.tokens[batch.model] = _sum(before, tokens)
 
             if self._verdict[row] != Verdict.OK:
                 self._keep(row, number, answer)
@@ -225,7 +210,7 @@ class _Writing:
     """One pass over the rows."""
 
     def __init__(self, folder: Path, source: str, index: _Index, judge: Judge) -> None:
-        self.tally = Tally(noise=index.noise, tokens=index.tokens)
+        self.tally = Tally(noise=index.noise)
         self._judge = judge
         self._folder = folder
         self._source = source
@@ -355,15 +340,6 @@ def _one_line(raw: msgspec.Raw) -> msgspec.Raw:
     data = bytes(raw)
 
     return msgspec.Raw(data.replace(b"\r", b" ")) if b"\r" in data else raw
-
-
-def _sum(first: Tokens, second: Tokens) -> Tokens:
-    return Tokens(
-        input=first.input + second.input,
-        cached_input=first.cached_input + second.cached_input,
-        output=first.output + second.output,
-        reasoning=first.reasoning + second.reasoning,
-    )
 
 
 def _count_lines(path: Path) -> int:

@@ -37,6 +37,8 @@ batch may be larger than all the room that its account has (`batch-apis`, F2).""
 _NO_ROOM_CODES = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 _NO_ROOM = re.compile(r"\benqueued?\b.*\blimit|\blimit\b.*\benqueued?\b", re.IGNORECASE | re.DOTALL)
 
+MAX_LIMIT_DIGITS = 15
+
 _TOO_LARGE_CODES = frozenset({"too_large"})
 
 _FILE_CODES = frozenset({"file_not_found", "input_file_not_found", "file_not_ready"})
@@ -120,6 +122,21 @@ def remedy(batch: Batch, faults: Sequence[BatchFault]) -> Remedy:
         return Remedy.GIVE_UP
 
     return Remedy.HALVE
+
+
+_ENQUEUED_LIMIT = re.compile(r"\blimit:?\s+(\d[\d,_.]*)\s+enqueued", re.IGNORECASE)
+
+
+def enqueued_limit(message: str) -> int | None:
+    """Return how many tokens may be enqueued, as a refusal says it; None if this says nothing.
+
+    OpenAI: "Enqueued token limit reached for MODEL in organization ORG. Limit: 90,000 enqueued
+    tokens. Please try again once some in_progress batches have been completed."
+    """
+    found = _ENQUEUED_LIMIT.search(message)
+    digits = re.sub(r"\D", "", found[1]) if found else ""
+
+    return int(digits) if 0 < len(digits) <= MAX_LIMIT_DIGITS else None
 
 
 def is_about_a_file(code: str | None, message: str) -> bool:

@@ -13,16 +13,16 @@ import msgspec
 from promptspool.collect.answers import user_lines
 from promptspool.collect.remedy import faults_of
 from promptspool.collect.shapes import made
-from promptspool.pricing import PRICES_AS_OF, Tokens, cost
-from promptspool.wire import TABLES, UNREADABLE, SettledBatch
+from promptspool.pricing import LIST_PRICES, estimated_tokens, total
+from promptspool.wire import TABLES, UNREADABLE, SettledBatch, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptspool.collect.products import Tally
     from promptspool.model import Batch, Job
-    from promptspool.pricing import Cost
+    from promptspool.pricing import Cost, Prices
     from promptspool.wire import Manifest
 
 MAX_FAULTS = 20
@@ -41,24 +41,34 @@ def summarise(  # noqa: PLR0913 (one keyword for each thing it tells of)
     folder: Path,
     stem: str,
     delivered_at: float,
+    prices: Prices = LIST_PRICES,
 ) -> dict[str, object]:
     """Return what the summary says of a job, ready for JSON.
 
-    *stem* is the name that its products share, for people. Times are ISO 8601 in UTC; costs are
-    estimates in USD, None where a model's price is unknown.
+    *stem* is the name that its products share, for people. Times are ISO 8601 in UTC. Tokens and
+    costs are those of all answers of all batches, also of those that were asked for again: they
+    were paid for. Those that a retry has *kept* of the job before it are not among them: they were
+    paid for then. Costs are estimates in USD, None where a model's price is unknown.
     """
     requests = tally.results + tally.errors
+    kept = manifest.kept
+    asked = [batch for batch in batches if kept is None or batch.id != kept.id]
+    settled = [(batch, _settled(folder, batch)) for batch in asked]
+    closed = [(batch, end) for batch, end in settled if end is not None]
 
     return {
         "job": job.id,
         "file": manifest.source,
         "profile": job.profile,
         "status": "delivered",
+        "retry_of": job.retry_of,
         "counts": {"requests": requests, "results": tally.results, "errors": tally.errors},
+        "kept": 0 if kept is None else kept.requests,
         "errors_by_code": dict(tally.codes.most_common()),
-        "tokens": {model: _tokens(tokens) for model, tokens in sorted(tally.tokens.items())},
-        "cost": _cost(tally.tokens),
-        "batches": [_batch(batch, folder) for batch in batches],
+        "tokens": _tokens(closed),
+        "cost": _cost(closed, prices),
+        "estimate": _estimate(manifest, job, prices),
+        "batches": [_batch(batch, end, folder) for batch, end in settled],
         "ignored_lines": {
             "malformed": tally.noise.malformed,
             "foreign": tally.noise.foreign,
@@ -88,29 +98,54 @@ def _timings(job: Job, delivered_at: float) -> dict[str, object]:
     }
 
 
-def _tokens(tokens: Tokens) -> dict[str, int]:
+def _settled(folder: Path, batch: Batch) -> SettledBatch | None:
+    """Return what became of a batch's requests; None for one that was closed without an answer."""
+    try:
+        settled = (folder / f"{batch.id}.settled.json").read_bytes()
+    except FileNotFoundError:
+        return None
+
+    return msgspec.json.decode(settled, type=SettledBatch)
+
+
+def _tokens(closed: Sequence[tuple[Batch, SettledBatch]]) -> dict[str, dict[str, int]]:
+    """Return what each model that was paid for took."""
+    sums: dict[str, Usage] = {}
+
+    for batch, end in closed:
+        if end.tokens != Usage():
+            sums[batch.model] = sums.get(batch.model, Usage()) + end.tokens
+
+    return {model: msgspec.structs.asdict(tokens) for model, tokens in sorted(sums.items())}
+
+
+def _cost(closed: Sequence[tuple[Batch, SettledBatch]], prices: Prices) -> dict[str, object]:
+    """Return what all batches cost, and those of each model that answered."""
+    models: dict[str, list[Cost | None]] = {}
+
+    for batch, end in closed:
+        if end.answered or end.tokens != Usage():
+            cost = prices.paid(end, batch.model, base_url=batch.base_url)
+            models.setdefault(batch.model, []).append(cost)
+
+    sums = {model: total(costs) for model, costs in sorted(models.items())}
+    whole = total(sums.values())
+
     return {
-        "input": tokens.input,
-        "cached_input": tokens.cached_input,
-        "output": tokens.output,
-        "reasoning": tokens.reasoning,
+        **_usd(whole),
+        "prices_as_of": None if whole is None else whole.as_of,
+        "estimate": True,
+        "upper_bound": whole is not None and whole.is_upper_bound,
+        "models": {model: None if cost is None else _usd(cost) for model, cost in sums.items()},
     }
 
 
-def _cost(tokens: Mapping[str, Tokens]) -> dict[str, object]:
-    """Return the sum over the models whose price is known, and each of them."""
-    costs = {model: cost(model, used) for model, used in sorted(tokens.items())}
-    known = [one for one in costs.values() if one is not None]
-    models = {model: None if one is None else _usd([one]) for model, one in costs.items()}
-    sums = _usd(known) if known or not costs else dict.fromkeys(_usd([]))
+def _usd(cost: Cost | None) -> dict[str, float | None]:
+    """Return a cost, rounded so that what was paid and saved is the standard price."""
+    if cost is None:
+        return {"batch_usd": None, "standard_usd": None, "saved_usd": None}
 
-    return {**sums, "prices_as_of": PRICES_AS_OF, "estimate": True, "models": models}
-
-
-def _usd(costs: Sequence[Cost]) -> dict[str, float]:
-    """Return the sums of *costs*, rounded so that what was paid and saved is the standard price."""
-    batch = round(sum(one.batch_usd for one in costs), _USD_DIGITS)
-    standard = round(sum(one.standard_usd for one in costs), _USD_DIGITS)
+    batch, standard = round(cost.batch_usd, _USD_DIGITS), round(cost.standard_usd, _USD_DIGITS)
 
     return {
         "batch_usd": batch,
@@ -119,7 +154,24 @@ def _usd(costs: Sequence[Cost]) -> dict[str, float]:
     }
 
 
-def _batch(batch: Batch, folder: Path) -> dict[str, object]:
+def _estimate(manifest: Manifest, job: Job, prices: Prices) -> dict[str, object] | None:
+    """Return what was expected of the job when it was planned; None if an earlier version did."""
+    expected = estimated_tokens(manifest.batches)
+
+    if not any(used.input for used in expected.values()):
+        return None
+
+    costs = prices.estimates(manifest.batches, base_url=job.base_url)
+
+    return {
+        "tokens": {
+            model: {"input": used.input, "output": used.output} for model, used in expected.items()
+        },
+        **_usd(total(costs.values())),
+    }
+
+
+def _batch(batch: Batch, settled: SettledBatch | None, folder: Path) -> dict[str, object]:
     return {
         "id": batch.id,
         "remote_id": batch.remote_id,
@@ -133,18 +185,8 @@ def _batch(batch: Batch, folder: Path) -> dict[str, object]:
         "created_at": _iso(batch.created_at),
         "ended_at": _iso(batch.ended_at),
         "faults": complaints(folder=folder, batch=batch),
-        "stopped": _stopped(folder, batch),
+        "stopped": None if settled is None else settled.stopped,
     }
-
-
-def _stopped(folder: Path, batch: Batch) -> str | None:
-    """Return the error for which a batch's requests were not asked again, None if they were."""
-    try:
-        settled = (folder / f"{batch.id}.settled.json").read_bytes()
-    except FileNotFoundError:
-        return None
-
-    return msgspec.json.decode(settled, type=SettledBatch).stopped
 
 
 def complaints(*, folder: Path, batch: Batch) -> list[dict[str, object]]:

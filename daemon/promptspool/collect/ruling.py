@@ -176,6 +176,9 @@ def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
         # Providers may leave out what never ran instead of saying so.
         where[Verdict.MISSING] = REFUSED if is_over else SECOND
 
+    if batch.cancelled_at is not None:
+        where[Verdict.UNRUN] = REFUSED  # ours says why, the provider's only that it was so
+
     table = bytes(where[found] for found in Verdict).ljust(256)
     places = verdicts.translate(table)
 
@@ -193,7 +196,7 @@ def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
             FIRST: _heir(batch, attempt=batch.attempt + 1, waits=0, halvings=0, delay_s=retry_s),
             SECOND: _heir(batch, waits=batch.waits + 1, delay_s=pause_s),
         },
-        otherwise=_too_old([]) if is_over else _MISSING,
+        otherwise=_too_old(batch, []) if is_over else _MISSING,
     )
 
 
@@ -212,7 +215,7 @@ def _given_up(batch: Batch, cure: Remedy, faults: Sequence[BatchFault]) -> Rulin
     """
     named = named_lines(batch, faults) if cure is Remedy.EXCISE else {}
     is_final = cure is Remedy.GIVE_UP and faults
-    fault = faults[0] if is_final else _too_old(faults)
+    fault = faults[0] if is_final else _too_old(batch, faults)
 
     return Ruling(
         places=_all(batch, REFUSED), refusals=_worded(named), otherwise=_worded_fault(fault)
@@ -248,7 +251,10 @@ def _backoff(first_s: float, count: int) -> float:
     return min(first_s * 2.0 ** min(count, 32), max(MAX_DELAY_S, first_s))
 
 
-def _too_old(faults: Sequence[BatchFault]) -> BatchFault:
+def _too_old(batch: Batch, faults: Sequence[BatchFault]) -> BatchFault:
+    if batch.cancelled_at is not None:
+        return BatchFault(code="cancelled", message="cancelled before this was answered")
+
     said = next((fault.message for fault in faults if fault.message), None)
     last = f"; the provider's last word: {said}" if said else ""
     message = f"the job grew older than retry.max_age before this was answered{last}"

@@ -28,6 +28,7 @@ from promptspool.collect.ruling import (
     hopeless,
     refused,
 )
+from promptspool.collect.usage import NONE, usage_of
 from promptspool.collect.verdict import Verdict
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from promptspool.collect.ruling import Heir, Ruling, Stop
     from promptspool.model import Batch
     from promptspool.schema import Schema
+    from promptspool.wire import Usage
 
 
 def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
@@ -65,7 +67,7 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
         return msgspec.json.decode(settled.read_bytes(), type=SettledBatch)
 
     rows = rows_of(folder, batch)
-    verdicts, failures = _read(folder, batch, rows, Judge(response_schema))
+    verdicts, failures, tokens = _read(folder, batch, rows, Judge(response_schema))
     has_run = batch.remote_status is None or batch.remote_status.has_run
     stopped: str | None = None
 
@@ -84,7 +86,8 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
             doomed=[place for place, code in failures.items() if code == stopped],
         )
 
-    result = msgspec.structs.replace(_written(folder, batch, rows, ruling), stopped=stopped)
+    written = _written(folder, batch, rows, ruling)
+    result = msgspec.structs.replace(written, stopped=stopped, tokens=tokens)
     sync_folder(folder)
     write_durably(settled, msgspec.json.encode(result))
 
@@ -93,20 +96,26 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
 
 def _read(
     folder: Path, batch: Batch, rows: Sequence[int], judge: Judge
-) -> tuple[bytearray, dict[int, str]]:
-    """Return each request's verdict by its place, and the code of each that may be asked again."""
+) -> tuple[bytearray, dict[int, str], Usage]:
+    """Return verdicts by place, the codes of requests that may be asked again, and what was paid.
+
+    That is the sum of all lines that count: of a request's errors too, not of a second success.
+    """
     verdicts = bytearray(len(rows))
     failures: dict[int, str] = {}
+    tokens = NONE
 
     for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
-        verdicts[answer.place] = answer.verdict
+        place = answer.place
+        verdicts[place] = answer.verdict
+        tokens += usage_of(answer.line)
 
         if answer.verdict is Verdict.RETRY:
-            failures[answer.place] = sys.intern(judge.code(answer.line))
+            failures[place] = sys.intern(judge.code(answer.line))
         else:
-            failures.pop(answer.place, None)
+            failures.pop(place, None)
 
-    return verdicts, failures
+    return verdicts, failures, tokens
 
 
 class _RequestFile:
@@ -246,6 +255,8 @@ def _successor(  # noqa: PLR0913, PLR0917 (the fields of the one thing it makes)
         waits=heir.waits,
         reuploads=heir.reuploads,
         halvings=heir.halvings,
+        estimated_input=batch.estimated_input * requests // batch.requests,
+        estimated_output=batch.estimated_output * requests // batch.requests,
         delay_s=heir.delay_s,
         input_file=heir.input_file,
     )

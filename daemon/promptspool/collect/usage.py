@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool.pricing import Tokens
+from promptspool.wire import Usage
 
 if TYPE_CHECKING:
     from promptspool.wire import AnswerLine
@@ -21,7 +21,7 @@ class _Details(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Said(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
@@ -33,7 +33,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: _Said | None = None
 
 
 class _Response(msgspec.Struct):
@@ -45,8 +45,14 @@ _bodies = msgspec.json.Decoder(_Body)
 
 _NO_DETAILS = _Details()
 
+NONE = Usage()
+"""What an answer took that does not say it."""
 
-def usage_of(answer: AnswerLine) -> Tokens:
+_MAX_COUNT = 1_000_000_000
+"""Of tokens in one answer, a thousand times what any model takes; more is not believed."""
+
+
+def usage_of(answer: AnswerLine) -> Usage:
     """Return the tokens of one answer."""
     try:
         body = _responses.decode(answer.response).body
@@ -55,16 +61,16 @@ def usage_of(answer: AnswerLine) -> Tokens:
         if isinstance(body, str):
             body = _bodies.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        return Tokens()
+        return NONE
 
     if body is None or body.usage is None:
-        return Tokens()
+        return NONE
 
     usage = body.usage
     given = usage.prompt_tokens_details or usage.input_tokens_details or _NO_DETAILS
     made = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
 
-    return Tokens(
+    return Usage(
         input=_count(usage.prompt_tokens or usage.input_tokens),
         cached_input=_count(given.cached_tokens),
         output=_count(usage.completion_tokens or usage.output_tokens),
@@ -73,5 +79,5 @@ def usage_of(answer: AnswerLine) -> Tokens:
 
 
 def _count(count: int | None) -> int:
-    """Return *count*; one that is negative or absent is nought."""
-    return max(count or 0, 0)
+    """Return *count*; one that is absent or cannot be is nought."""
+    return count if count is not None and 0 < count <= _MAX_COUNT else 0

@@ -13,11 +13,13 @@ import msgspec
 from promptspool.errors import BadInput
 from promptspool.intake.messages import check_content
 from promptspool.intake.request import (
+    BYTES_A_TOKEN,
     EMBEDDINGS,
     PROMPT_FIELDS,
     RESPONSES,
     Request,
     count_inputs,
+    read_body,
 )
 from promptspool.intake.values import described, is_blank, member, shown, text_of
 
@@ -67,6 +69,7 @@ def ready_request(columns: Columns) -> Request:
             raise BadInput(reason, code="ambiguous_row", key=name)
 
     body = _checked_body(url, columns["body"])
+    size, limit = read_body(body)
     members = {"method": _POST, **columns}
     members.pop("custom_id", None)
 
@@ -75,6 +78,8 @@ def ready_request(columns: Columns) -> Request:
         model=text_of(bytes(body["model"])),
         inputs=count_inputs(bytes(body["input"])) if url == EMBEDDINGS else 0,
         fields=b",".join(member(name, raw) for name, raw in members.items()),
+        input_tokens=size // BYTES_A_TOKEN,
+        max_output=limit,
     )
 
 

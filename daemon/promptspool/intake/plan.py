@@ -21,6 +21,7 @@ from promptspool.errors import BadInput
 from promptspool.intake.formats import Caps, opened
 from promptspool.intake.ids import Ids, repeats
 from promptspool.intake.images import FolderFiles
+from promptspool.intake.kept import check_kept, kept_answers
 from promptspool.intake.render import Renderer
 from promptspool.intake.rows import ReadOptions
 from promptspool.intake.split import Limits, Splitter
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from promptspool.intake.formats import Opened
     from promptspool.intake.ids import Repeat
+    from promptspool.intake.kept import Kept
     from promptspool.intake.rows import Columns, Files, Row
     from promptspool.model import JobId
     from promptspool.settings import ProfileSettings
@@ -82,6 +84,7 @@ def plan(dropped: Dropped, folder: Path) -> Manifest:
 
     try:
         finished = _planned(dropped, folder)
+        check_kept(folder, finished)
     except BadInput as error:
         _write_rejection(folder, dropped.source, error)
         _remove_requests(folder)
@@ -199,11 +202,17 @@ class _Planning:
         self._repeats = repeats
         self._stem = PurePosixPath(dropped.source).name
         self._rows_file = folder / "rows.jsonl"
-        self._splitter = Splitter(folder=folder, job=dropped.job, limits=dropped.limits)
+        self._splitter = Splitter(
+            folder=folder,
+            job=dropped.job,
+            limits=dropped.limits,
+            answer_tokens=dropped.profile.answer_tokens,
+        )
         self._encoder = msgspec.json.Encoder()
         self._ids = Ids()
         self._rows = 0
         self._faults = _Faults()
+        self._kept: Kept | None = None
 
     def run(self) -> Manifest:
         dropped, profile = self._dropped, self._dropped.profile
@@ -213,6 +222,7 @@ class _Planning:
         with (
             opened(dropped.original, dropped.source, caps=dropped.caps, scratch=scratch) as found,
             self._rows_file.open("wb", buffering=_BLOCK_BYTES) as file,
+            kept_answers(self._folder, dropped.job) as self._kept,
         ):
             self._stem = _stem(dropped.source, found)
             renderer = Renderer(profile, files=_files(profile, found))
@@ -241,6 +251,7 @@ class _Planning:
             max_attempts=profile.max_attempts,
             profile=profile.model_dump(mode="json"),
             batches=self._splitter.finish(),
+            kept=None if self._kept is None else self._kept.batch(profile),
         )
 
     def _row(self, row: Row, renderer: Renderer) -> PlannedRow:
@@ -252,6 +263,10 @@ class _Planning:
             columns = _columns(row)
             name = renderer.user_id(columns) or name
             name = name if repeat is None else self._renamed(name, repeat)
+
+            if self._kept is not None and self._kept.is_taken(name, self._rows):
+                return PlannedRow(id=name, line=row.line, document=row.name)
+
             request = renderer.request(columns)
             wire = request.line(wire_id(self._dropped.job, self._rows))
             self._splitter.check(request, wire)
@@ -293,6 +308,7 @@ class _Planning:
     def _check(self, found: Opened) -> None:
         """Raise `BadInput` if nothing of the file is to be submitted."""
         count, unit = self._faults.count, found.format.unit
+        kept = 0 if self._kept is None else self._kept.count
 
         if not self._rows:
             is_table = found.format.write is not None
@@ -300,8 +316,9 @@ class _Planning:
             reason = reason if is_table else f"the file is blank; write one prompt a {unit}"
             raise BadInput(reason, code="empty_file")
 
-        if count == self._rows:
-            reason = f"not one of {self._rows:,} rows is usable: {self._faults.quoted(unit)}"
+        if count and count + kept == self._rows:
+            which = "rows that failed before" if kept else "rows"
+            reason = f"not one of {count:,} {which} is usable: {self._faults.quoted(unit)}"
             raise BadInput(reason, code="no_usable_row")
 
         if count and self._dropped.profile.on_bad_row == "reject":

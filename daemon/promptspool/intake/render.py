@@ -18,12 +18,15 @@ from promptspool.intake.layout import PROMPT_NAMES, checked_id, found_id, layout
 from promptspool.intake.messages import brings_system, check_content
 from promptspool.intake.parts import image_urls
 from promptspool.intake.request import (
+    BYTES_A_TOKEN,
     CHAT,
     EMBEDDINGS,
     PROMPT_FIELDS,
     RESPONSES,
     Request,
     count_inputs,
+    read_body,
+    text_bytes,
 )
 from promptspool.intake.templates import RowTemplate
 from promptspool.intake.values import MAX_SHOWN, described, is_blank, listed, member, text_of
@@ -69,8 +72,10 @@ class Renderer:
         # Only these two endpoints have a place for it.
         system = profile.system if has_messages else None
         self._system = msgspec.json.encode(system) if system else None
-        self._params = _encoded_params(profile)
-        self._before, self._after = self._frame()
+        params = _encoded_params(profile)
+        self._params = b"".join(b"," + member(name, raw) for name, raw in params.items())
+        self._params_text_bytes, self._max_output = read_body(params)
+        self._before, self._after, self._frame_text_bytes = self._frame()
 
     def user_id(self, columns: Columns) -> str | None:
         """Return the user's own id of a row, None if it has none.
@@ -106,9 +111,11 @@ class Renderer:
         prompt = self._prompt_text(columns, where)
 
         if where.images and (urls := image_urls(columns, where.images, self._files)):
-            prompt = _with_images(self._url, prompt, urls)
+            content = _with_images(self._url, prompt, urls)
 
-        return self._plain(prompt)
+            return self._plain(content, text_bytes(content))
+
+        return self._plain(prompt, len(prompt))
 
     def _layout_of(self, columns: Columns) -> Layout:
         """Return where a row has what; most rows have it where the row before them has it."""
@@ -170,12 +177,6 @@ class Renderer:
         inputs = count_inputs(content) if self._url == EMBEDDINGS else 0
         self._check_vectors(inputs, name)
         model = text_of(columns.get("model", b"")) or self._model
-
-        return Request(
-            url=self._url, model=model, inputs=inputs, fields=self._fields(content, model)
-        )
-
-    def _fields(self, content: bytes, model: str) -> bytes:
         is_list = content.startswith(b"[")
         system = None if is_list and self._system and brings_system(content) else self._system
 
@@ -183,34 +184,44 @@ class Renderer:
             content = b"[" + _system_message(system) + content[1:]
             system = None
 
-        return b"".join(
-            (
-                _head(self._url, model),
-                content,
-                _instructions(system),
-                self._params,
-                b"}",
-            )
+        after = (_instructions(system), self._params, b"}")
+        size = text_bytes(content) + len(system or b"") + self._params_text_bytes
+
+        return Request(
+            url=self._url,
+            model=model,
+            inputs=inputs,
+            fields=b"".join((_head(self._url, model), content, *after)),
+            input_tokens=size // BYTES_A_TOKEN,
+            max_output=self._max_output,
         )
 
-    def _plain(self, content: bytes) -> Request:
-        """Put *content*, a prompt or a prompt with images, into a request."""
+    def _plain(self, content: bytes, size: int) -> Request:
+        """Put *content*, a prompt or a prompt with images, into a request.
+
+        *size* is how much of it is text.
+        """
         return Request(
             url=self._url,
             model=self._model,
             inputs=1 if self._url == EMBEDDINGS else 0,
             fields=b"".join((self._before, content, self._after)),
+            input_tokens=(size + self._frame_text_bytes) // BYTES_A_TOKEN,
+            max_output=self._max_output,
         )
 
-    def _frame(self) -> tuple[bytes, bytes]:
-        """Return what is before and after the content of every plain row."""
+    def _frame(self) -> tuple[bytes, bytes, int]:
+        """Return what is before and after the content of every plain row, and how much is text."""
         head = _head(self._url, self._model)
+        after = self._params + b"}"
 
         if self._url == CHAT:
-            before = head + b"[" + _system_message(self._system) + b'{"role":"user","content":'
-            return before, b"}]" + self._params + b"}"
+            start, end = b"[" + _system_message(self._system) + b'{"role":"user","content":', b"}]"
+            size = len(start) + len(end) + self._params_text_bytes
+            return head + start, end + after, size
 
-        return head, _instructions(self._system) + self._params + b"}"
+        size = len(self._system or b"") + self._params_text_bytes
+        return head, _instructions(self._system) + after, size
 
     def _prompt_text(self, columns: Columns, where: Layout) -> bytes:
         """Return the prompt of a plain row as a JSON string."""
@@ -326,8 +337,8 @@ def _missing_prompt(columns: Columns, where: Layout) -> BadInput:
     return BadInput(reason, code="missing_prompt")
 
 
-def _encoded_params(profile: ProfileSettings) -> bytes:
-    """Return the profile's params and its schema as members of a body, each after a comma."""
+def _encoded_params(profile: ProfileSettings) -> dict[str, bytes]:
+    """Return the profile's params and its schema as members of a body: JSON texts by their keys."""
     structured = _structured(profile)
     taken = {"model", PROMPT_FIELDS[profile.endpoint], *(name for name, _ in structured)}
 
@@ -344,9 +355,9 @@ def _encoded_params(profile: ProfileSettings) -> bytes:
             reason = f"the profile's params hold {name!r}, which {decider}; leave it out"
             raise BadInput(reason, code="bad_profile", key=f"params.{name}")
 
-    members = [(name, _encoded(name, value)) for name, value in profile.params.items()]
+    members = {name: _encoded(name, value) for name, value in profile.params.items()}
 
-    return b"".join(b"," + member(name, raw) for name, raw in [*members, *structured])
+    return {**members, **dict(structured)}
 
 
 def _encoded(name: str, value: object) -> bytes:

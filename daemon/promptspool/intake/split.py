@@ -9,15 +9,18 @@ Raises `BadInput` for a request that fits no file (bad data) and lets `OSError` 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from promptspool.errors import BadInput
+from promptspool.intake.request import WITHOUT_TEXT
 from promptspool.model import JobId, batch_id
 from promptspool.spool import sync_file
 from promptspool.wire import PlannedBatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from promptspool.intake.request import Request
@@ -37,6 +40,8 @@ class Limits:
     """Of the request file, line ends included."""
     max_inputs: int
     """Embedding inputs, summed over the requests."""
+    max_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Estimated input tokens by model, summed over the requests; one alone may have more."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,21 +54,31 @@ class _Part:
     requests: int = 0
     size_bytes: int = 0
     inputs: int = 0
+    input_tokens: int = 0
+    max_tokens: float
+    """Of input, if that is limited."""
+    output_tokens: int = 0
+    answer_tokens: int
+    """Expected of an answer that is not limited."""
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     pending: list[bytes] = field(default_factory=list)
     pending_bytes: int = 0
 
-    def has_room(self, size: int, inputs: int, limits: Limits) -> bool:
+    def has_room(self, request: Request, line: bytes, limits: Limits) -> bool:
         return (
             self.requests < limits.max_requests
-            and self.size_bytes + size <= limits.max_bytes
-            and self.inputs + inputs <= limits.max_inputs
+            and self.size_bytes + len(line) <= limits.max_bytes
+            and self.inputs + request.inputs <= limits.max_inputs
+            and self.input_tokens + request.input_tokens <= self.max_tokens
         )
 
-    def add(self, line: bytes, inputs: int) -> None:
+    def add(self, request: Request, line: bytes) -> None:
         self.requests += 1
         self.size_bytes += len(line)
-        self.inputs += inputs
+        self.inputs += request.inputs
+        self.input_tokens += request.input_tokens
+        limit = request.max_output
+        self.output_tokens += self.answer_tokens if limit is None else limit
         self.pending.append(line)
         self.pending_bytes += len(line)
 
@@ -75,11 +90,15 @@ class Splitter:
     first requests; within a file, requests keep theirs.
     """
 
-    def __init__(self, *, folder: Path, job: JobId, limits: Limits) -> None:
-        """Begin without files; those that an earlier plan left must be gone."""
+    def __init__(self, *, folder: Path, job: JobId, limits: Limits, answer_tokens: int = 0) -> None:
+        """Begin without files; those that an earlier plan left must be gone.
+
+        *answer_tokens* are expected of each answer that its request does not limit.
+        """
         self._folder = folder
         self._job = job
         self._limits = limits
+        self._answer_tokens = answer_tokens
         self._open: dict[tuple[str, str], _Part] = {}
         self._parts: list[_Part] = []
         self._pending_bytes = 0
@@ -107,7 +126,7 @@ class Splitter:
     def add(self, request: Request, line: bytes) -> None:
         """Append *line*, which is *request* under its wire id and passed `check`."""
         part = self._part_for(request, line)
-        part.add(line, request.inputs)
+        part.add(request, line)
         self._pending_bytes += len(line)
         self.size_bytes += len(line)
 
@@ -132,6 +151,8 @@ class Splitter:
                 requests=part.requests,
                 size_bytes=part.size_bytes,
                 sha256=part.digest.hexdigest(),
+                estimated_input=part.input_tokens,
+                estimated_output=part.output_tokens,
             )
             for part in self._parts
         ]
@@ -140,14 +161,20 @@ class Splitter:
         group = (request.url, request.model)
         part = self._open.get(group)
 
-        if part is not None and part.has_room(len(line), request.inputs, self._limits):
+        if part is not None and part.has_room(request, line, self._limits):
             return part
 
         if part is not None:
             self._flush(part)
 
         name = batch_id(self._job, len(self._parts) + 1)
-        part = _Part(id=name, endpoint=request.url, model=request.model)
+        part = _Part(
+            id=name,
+            endpoint=request.url,
+            model=request.model,
+            max_tokens=self._limits.max_tokens.get(request.model, math.inf),
+            answer_tokens=0 if request.url in WITHOUT_TEXT else self._answer_tokens,
+        )
         self._open[group] = part
         self._parts.append(part)
 

@@ -224,9 +224,9 @@ class View:
         It is a whole id, and then there is one; or the beginning or the end of one; or the name of
         a dropped file, with or without its folder, or the name that its results have.
         """
-        exact = self._rows(Job, "WHERE id = ?", (text,))
+        is_like_an_id = _ID.fullmatch(text) is not None
 
-        if exact:
+        if is_like_an_id and (exact := self._rows(Job, "WHERE id = ?", (text,))):
             return exact
 
         name = os.fsencode(text)
@@ -235,7 +235,7 @@ class View:
         clause = "WHERE name = :name OR stem = :name OR substr(name, -:size) = :end"
         found = self._rows(Job, clause, named)
 
-        if _ID.fullmatch(text):
+        if is_like_an_id:
             found += self._rows(Job, "WHERE id GLOB ? OR id GLOB ?", (f"{text}*", f"*{text}"))
 
         return sorted({job.id: job for job in found}.values(), key=lambda job: job.id, reverse=True)
