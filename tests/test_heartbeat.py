@@ -12,7 +12,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from commands import started
+from commands import events, read_until, started
 from promptspool.app import Daemon
 from promptspool.heartbeat import status_line
 from promptspool.spool import Spool
@@ -71,6 +71,35 @@ def test_a_daemon_tells_its_supervisor_how_it_is(tmp_path: Path, supervisor: soc
         assert process.wait(LIMIT_S) == 0
 
     assert lines.count("WATCHDOG=1") >= 3
+
+
+def test_a_daemon_reads_its_configuration_again(tmp_path: Path, supervisor: socket.socket) -> None:
+    """On SIGHUP and when the file changes; a broken one is refused with its line, the old stays."""
+    config = configured(tmp_path)
+    good = config.read_text()
+
+    with started(
+        "run", "--config", config, KEY="sk-test-key", NOTIFY_SOCKET=str(tmp_path / "notify"),
+        PROMPTSPOOL_SPOOL__RESCAN="200ms",
+    ) as process:  # fmt: skip
+        heard_until(supervisor, "READY=1")
+        process.send_signal(signal.SIGHUP)
+
+        assert heard_until(supervisor, "RELOADING=1")
+        assert heard_until(supervisor, "READY=1")
+        assert events(read_until(process, "config.reloaded"))[0]["changed"] == []
+
+        config.write_text(good + "max_attempts = 0\n")
+        (refused,) = events(read_until(process, "config.refused"))
+        assert "line 6" in refused["reason"]
+        assert "max_attempts" in refused["reason"]
+
+        config.write_text(good + "max_attempts = 7\n")
+        (reloaded,) = events(read_until(process, "config.reloaded"))
+        assert reloaded["changed"] == ["profiles.default.max_attempts"]
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0
 
 
 @pytest.mark.anyio

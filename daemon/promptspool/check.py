@@ -155,7 +155,7 @@ def _plan(
     result.manifest = planning.planned(dropped, folder)
 
 
-def told(result: Checked, *, output_tokens: int) -> Iterator[str]:
+def told(result: Checked) -> Iterator[str]:
     """Yield what people are told of a file, line by line."""
     name = shown(os.fsencode(result.path))
 
@@ -165,7 +165,7 @@ def told(result: Checked, *, output_tokens: int) -> Iterator[str]:
 
     if result.manifest is not None and result.profile is not None:
         yield from _told_plan(name, result, result.manifest, result.profile)
-        yield from _told_cost(result.manifest, result.costs, output_tokens)
+        yield from _told_cost(result.manifest, result.profile, result.costs)
 
     if result.complaint_count:
         yield from _told_complaints(result)
@@ -204,7 +204,7 @@ def _told_plan(
 
 
 def _told_cost(
-    manifest: Manifest, costs: Mapping[str, Cost | None], output_tokens: int
+    manifest: Manifest, profile: ProfileSettings, costs: Mapping[str, Cost | None]
 ) -> Iterator[str]:
     for model, tokens in estimated_tokens(manifest.batches).items():
         cost = costs[model]
@@ -214,7 +214,7 @@ def _told_cost(
         )
 
     yield (
-        f"  an estimate: {BYTES_A_TOKEN} bytes a token, {output_tokens} tokens an answer "
+        f"  an estimate: {BYTES_A_TOKEN} bytes a token, {profile.answer_tokens} tokens an answer "
         f"that is not limited, images not counted"
     )
 

@@ -626,7 +626,7 @@ async def settle(context: Context, batch: Batch) -> Outcome:
         complaints=tuple(complaints),
         stopped=settled.stopped,
         tokens=settled.tokens,
-        cost=context.prices.cost(batch.model, settled.tokens, base_url=batch.base_url),
+        cost=context.prices.paid(settled, batch.model, base_url=batch.base_url),
     )
 
 

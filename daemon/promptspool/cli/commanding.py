@@ -116,7 +116,7 @@ def release(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> i
 def pause(
     provider: Annotated[
         str | None,
-        typer.Argument(metavar="[PROVIDER]", help="One provider; without it the whole daemon."),
+        typer.Argument(metavar="PROVIDER", help="One provider; without it the whole daemon."),
     ] = None,
     *,
     config: Config = None,
@@ -137,7 +137,7 @@ def pause(
 def resume(
     provider: Annotated[
         str | None,
-        typer.Argument(metavar="[PROVIDER]", help="One provider; without it the whole daemon."),
+        typer.Argument(metavar="PROVIDER", help="One provider; without it the whole daemon."),
     ] = None,
     *,
     config: Config = None,

@@ -17,7 +17,7 @@ from promptspool.errors import ConfigError
 def check(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="Files to be dropped; none: the configuration."),
+        typer.Argument(metavar="FILE", help="Files to be dropped; none: the configuration."),
     ] = None,
     *,
     profile: Annotated[
@@ -27,8 +27,11 @@ def check(
         ),
     ] = None,
     output_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens assumed for each answer, for the cost.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            metavar="TOKENS", min=0, help="Assumed of each answer, instead of answer_tokens."
+        ),
+    ] = None,
     config: Config = None,
     spool: SpoolDir = None,
 ) -> int:
@@ -62,7 +65,7 @@ def check(
         result = checked(settings, path, profile=profile, output_tokens=output_tokens)
         is_clean = is_clean and result.is_clean
 
-        for line in told(result, output_tokens=output_tokens):
+        for line in told(result):
             say(line)
 
     return 0 if is_clean else FAILED
@@ -73,6 +76,10 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is missing.")],
 ) -> None:
     """Make a spool and its configuration.
+
+    DIR gets `promptspool.toml`, in which every setting is shown with its default, and the spool
+    with its folders: files are dropped into inbox/, and answers come to outbox/. What is there
+    already is not changed.
 
     \b
     Example: promptspool init ~/prompts
@@ -109,7 +116,7 @@ def init(
 @app.command()
 def submit(  # noqa: PLR0913 - one for each option
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Prompt files; - is standard input.")
+        list[Path], typer.Argument(metavar="FILE", help="Prompt files; - is standard input.")
     ],
     *,
     profile: Annotated[
