@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from promptspool import collect, worker
+from promptspool.log import unquoted
 from promptspool.model import shown
+from promptspool.notices import Message
 from promptspool.outcomes import Delivered
 from promptspool.planning import read_manifest
 from promptspool.pricing import LIST_PRICES
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.collect import Tally
-    from promptspool.model import Batch, Job
+    from promptspool.model import Batch, Job, Notice
+    from promptspool.notices import Event
     from promptspool.pricing import Prices
     from promptspool.spool import Spool
     from promptspool.wire import Manifest
@@ -230,3 +233,29 @@ def _retire(original: Path, target: Path) -> None:
     else:
         original.unlink()
         sync_folder(original.parent)
+
+
+def message(spool: Spool, job: Job, notice: Notice) -> Message:
+    """Return what a command or webhook is told of *job*: where its answers are, and never more.
+
+    A reason comes without what it quotes of the file, which `rejected/` has in full.
+    """
+    products = products_of(spool, job)
+
+    return Message(
+        id=notice.id,
+        event=cast("Event", notice.event),
+        at=notice.made_at,
+        job=job.id,
+        file=job.shown,
+        profile=job.profile,
+        provider=job.provider,
+        status=job.status.value,
+        reason=None if job.why is None else unquoted(job.why),
+        results=job.results or 0,
+        errors=job.errors or 0,
+        cost_usd=job.cost_usd,
+        summary=products.get("summary.json"),
+        results_path=products.get("results.jsonl"),
+        errors_path=products.get("errors.jsonl"),
+    )

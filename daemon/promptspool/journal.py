@@ -7,12 +7,12 @@ nothing.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
+from promptspool.log import unquoted
 from promptspool.model import (
     Batch,
     BatchStatus,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from promptspool.outcomes import Outcome
 
 _USUAL_NAMES = frozenset({"prompt", "text", "input", "question", "messages"})
-
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -252,7 +250,7 @@ def _tell_job(job: Job, outcome: Outcome, keys: dict[str, str]) -> None:
         case JobStatus.DELIVERED, Delivered() as delivered:
             _tell_delivered(job, delivered, keys)
         case JobStatus.REJECTED, _:
-            _log.warning("job.rejected", file=job.shown, reason=_unquoted(job.why or ""), **keys)
+            _log.warning("job.rejected", file=job.shown, reason=unquoted(job.why or ""), **keys)
         case JobStatus.DONE, _:
             _log.info("job.tidied", **keys)
         case _:
@@ -293,11 +291,6 @@ def _tell_delivered(job: Job, delivered: Delivered, keys: dict[str, str]) -> Non
 def _told(columns: Sequence[str]) -> list[str]:
     """Return names of columns for the log: a first line taken for a header may be a prompt."""
     return [name if name.strip().casefold() in _USUAL_NAMES else "(another)" for name in columns]
-
-
-def _unquoted(reason: str) -> str:
-    """Return a reason without what it quotes of the file, which `rejected/` has in full."""
-    return _QUOTED.sub('"..."', reason)
 
 
 def _tell_batch(batch: Batch, outcome: Outcome, keys: dict[str, str]) -> None:

@@ -49,6 +49,7 @@ MAX_SECRETS = 16
 
 # They tell at info what the daemon tells better, and httpx tells it with addresses.
 _LOUD_LIBRARIES = ("asyncio", "httpcore", "httpx", "uvicorn", "uvicorn.access", "uvicorn.error")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # What a terminal would obey; file names may hold it. Line feeds and tabs may stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -131,6 +132,11 @@ def keep_secret(text: str) -> None:
 def struck(text: str) -> str:
     """Return *text* with stars in the place of every secret that is kept."""
     return _secrets.struck(text)
+
+
+def unquoted(reason: str) -> str:
+    """Return a reason without what it quotes of a file: that is for its owner only."""
+    return _QUOTED.sub('"..."', reason)
 
 
 class _Secrets:

@@ -17,16 +17,19 @@ from promptspool.collect.judge import Judge
 from promptspool.collect.verdict import Verdict
 from promptspool.errors import BadInput, ConfigError
 from promptspool.model import Batch, BatchStatus, RemoteStatus
+from promptspool.pricing import Tokens, total
 from promptspool.settings import profile_for
 from promptspool.spool import SIDECAR, SIDECAR_SUFFIX, read_own, write_durably
 from promptspool.wire import KEPT, Claim, Manifest, Rejection, RejectionHead, ResultLine
 from promptspool.worker import WorkerDied
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptspool.context import Context
     from promptspool.model import BatchId, Job, JobId
+    from promptspool.pricing import Cost
     from promptspool.settings import ProfileSettings, ProviderSettings, Settings
     from promptspool.wire import PlannedBatch
 
@@ -250,3 +253,33 @@ def kept_row(job: Job, manifest: Manifest, now: float) -> Batch | None:
         cost_usd=0.0,
         standard_usd=0.0,
     )
+
+
+def priced(
+    context: Context,
+    job: Job,
+    batches: Sequence[PlannedBatch],
+    manifest: Manifest,
+    *,
+    parent: BatchId | None = None,
+) -> tuple[list[Batch], Cost | None]:
+    """Return the rows of planned *batches*, and what all of them may cost; None if not known.
+
+    Not for the event loop: the first question for a price takes a third of a second.
+    """
+    now = context.clock.now()
+    rows = [batch_row(job, planned, manifest, parent, now) for planned in batches]
+    costs = [
+        context.prices.cost(
+            row.model,
+            Tokens(input=row.estimated_input, output=row.estimated_output),
+            base_url=row.base_url,
+        )
+        for row in rows
+    ]
+    known = [
+        replace(row, estimated_usd=None if cost is None else cost.batch_usd)
+        for row, cost in zip(rows, costs, strict=True)
+    ]
+
+    return known, total(costs)

@@ -79,7 +79,7 @@ from promptspool.outcomes import (
     Uploaded,
 )
 from promptspool.policy import WITHDRAWN
-from promptspool.pricing import Tokens, is_too_small
+from promptspool.pricing import is_too_small
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
 from promptspool.spool import keep_longer, remove_folder
@@ -91,9 +91,7 @@ if TYPE_CHECKING:
     from promptspool.context import Account, Context
     from promptspool.model import RemoteBatch, Status
     from promptspool.outcomes import Outcome
-    from promptspool.pricing import Cost
     from promptspool.provider.base import RemoteFile
-    from promptspool.wire import Manifest, PlannedBatch
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
@@ -138,9 +136,15 @@ async def plan(context: Context, job: Job) -> Outcome:
 
         return Unusable(reason=error.reason)
 
-    rows = _priced(context, job, manifest.batches, manifest, None)
-    estimate = _sum([row.estimated_usd for row in rows])
-    held = gate.held_at_plan(context, job, {row.model for row in rows}, estimate)
+    rows, estimate = await anyio.to_thread.run_sync(
+        partial(planning.priced, context, job, manifest.batches, manifest)
+    )
+    held = gate.held_at_plan(
+        context,
+        job,
+        {row.model for row in rows},
+        None if estimate is None else estimate.batch_usd,
+    )
 
     if job.cancelled_at is not None:  # planned before, by a database that was lost
         held, at = None, job.cancelled_at
@@ -157,51 +161,15 @@ async def plan(context: Context, job: Job) -> Outcome:
         format=manifest.format,
         bad_rows=manifest.bad_rows,
         prompt_columns=tuple(manifest.prompt_columns),
-        estimated_usd=estimate,
+        estimated_usd=None if estimate is None else estimate.batch_usd,
         held=held,
-        is_small=is_too_small(_costs(context, rows)),
+        is_small=is_too_small([estimate]),
     )
 
 
 def _check_wanted(job: Job) -> None:
     if job.cancelled_at is not None:
         raise BadInput(WITHDRAWN, code=CANCELLED)
-
-
-def _priced(
-    context: Context,
-    job: Job,
-    batches: Sequence[PlannedBatch],
-    manifest: Manifest,
-    parent: BatchId | None,
-) -> list[Batch]:
-    """Return the rows of planned batches, with what they may cost."""
-    now = context.clock.now()
-    rows = [planning.batch_row(job, planned, manifest, parent, now) for planned in batches]
-    costs = _costs(context, rows)
-
-    return [
-        replace(row, estimated_usd=None if cost is None else cost.batch_usd)
-        for row, cost in zip(rows, costs, strict=True)
-    ]
-
-
-def _costs(context: Context, rows: Sequence[Batch]) -> list[Cost | None]:
-    return [
-        context.prices.cost(
-            row.model,
-            Tokens(input=row.estimated_input, output=row.estimated_output),
-            base_url=row.base_url,
-        )
-        for row in rows
-    ]
-
-
-def _sum(costs: Sequence[float | None]) -> float | None:
-    """Return the sum of *costs*, None if one of them is not known."""
-    known = [cost for cost in costs if cost is not None]
-
-    return sum(known) if len(known) == len(costs) else None
 
 
 async def _check_content(context: Context, job: Job, folder: Path, sha256: str) -> None:
@@ -618,9 +586,12 @@ async def settle(context: Context, batch: Batch) -> Outcome:
         partial(collect.complaints, folder=folder, batch=batch)
     )
     await _learn(context, batch, complaints)
+    successors, _ = await anyio.to_thread.run_sync(
+        partial(planning.priced, context, job, settled.successors, manifest, parent=batch.id)
+    )
 
     return Settled(
-        successors=tuple(_priced(context, job, settled.successors, manifest, batch.id)),
+        successors=tuple(successors),
         answered=settled.answered,
         failed=settled.failed,
         complaints=tuple(complaints),
@@ -672,7 +643,7 @@ async def tell(context: Context, notice: Notice) -> Outcome:
 
     try:
         await notices.send(
-            _message(context, job, notice),
+            delivery.message(context.spool, job, notice),
             profile.notify,
             target=cast("notices.Target", notice.target),
             name=job.profile,
@@ -686,28 +657,6 @@ async def tell(context: Context, notice: Notice) -> Outcome:
         return Failed(reason=str(error), trouble=Trouble.ROW, retry_after_s=error.retry_after_s)
 
     return Sent()
-
-
-def _message(context: Context, job: Job, notice: Notice) -> notices.Message:
-    products = delivery.products_of(context.spool, job)
-
-    return notices.Message(
-        id=notice.id,
-        event=cast("notices.Event", notice.event),
-        at=notice.made_at,
-        job=job.id,
-        file=job.shown,
-        profile=job.profile,
-        provider=job.provider,
-        status=job.status.value,
-        reason=job.why,
-        results=job.results or 0,
-        errors=job.errors or 0,
-        cost_usd=job.cost_usd,
-        summary=products.get("summary.json"),
-        results_path=products.get("results.jsonl"),
-        errors_path=products.get("errors.jsonl"),
-    )
 
 
 async def tidy(context: Context, job: Job) -> Outcome:

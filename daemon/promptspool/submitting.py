@@ -288,7 +288,10 @@ def _copied(source: IO[bytes], folder: Path, beginning: bytes = b"") -> Iterator
             os.fchmod(target.fileno(), 0o640 if is_for_group else 0o600)
             _hand_over(target.fileno(), above)
             target.write(beginning)
-            shutil.copyfileobj(source, target, _CHUNK)
+
+            if not 0 < len(beginning) < _CHUNK:  # or its end was seen: a terminal says it but once
+                shutil.copyfileobj(source, target, _CHUNK)
+
             target.flush()
             os.fsync(target.fileno())
 

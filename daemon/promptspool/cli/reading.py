@@ -202,7 +202,7 @@ def wait(
 def logs(  # noqa: PLR0913 - each of them narrows the log in its own way
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="A JSON log; - is standard input. Else the journal."),
+        typer.Argument(metavar="FILE", help="A JSON log; - is standard input. Else the journal."),
     ] = None,
     *,
     job: Annotated[

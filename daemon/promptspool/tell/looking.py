@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from promptspool.errors import SpoolError
+from promptspool.errors import SpoolError, StoreError
 from promptspool.spool import Spool
 from promptspool.store.view import NoDatabase, is_held, viewed
 from promptspool.tell.figures import bare_report, report
@@ -36,6 +36,13 @@ def spool_of(settings: Settings) -> Spool:
 
 def looked(settings: Settings, *, now: float) -> Report:
     """Return what there is to tell of the spool at this moment, *now* by the clock."""
+    try:
+        return _looked(settings, now)
+    except StoreError:  # a daemon came in meanwhile; by now it is up
+        return _looked(settings, now)
+
+
+def _looked(settings: Settings, now: float) -> Report:
     spool = spool_of(settings)
     is_up = is_held(spool)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from promptspool.model import JobStatus, NoticeStatus, Work
 from promptspool.policy.jobs import WITHDRAWN
 from promptspool.tell.phases import SET_ASIDE, is_set_aside
-from promptspool.tell.words import file_name, many, safe, span
+from promptspool.tell.words import file_name, many, moment, safe, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,9 +115,11 @@ def _job(job: Job) -> Iterator[Need]:
     name = short_id(job.id)
 
     if job.status is JobStatus.HELD:
+        until = "" if job.due_at is None else f"; it goes on by itself {moment(job.due_at)}"
+        reason = safe(job.why or "it waits for a person")
         yield Need(
             kind="held",
-            text=f"{file_name(job.name)} is held: {safe(job.why or 'it waits for a person')}",
+            text=f"{file_name(job.name)} is held: {reason}{until}",
             commands=(f"promptspool release {name}", f"promptspool cancel {name}"),
             job=job.id,
         )
