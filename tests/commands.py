@@ -81,7 +81,12 @@ def simulated(speed: float) -> Iterator[str]:
     """Run `promptspool simulate` and yield its base URL."""
     with started("simulate", "--port", "0", "--speed", str(speed)) as process:
         line = read_until(process, "listening")
-        yield next(word for word in line.split() if word.startswith("http://"))
+
+        try:
+            yield next(word for word in line.split() if word.startswith("http://"))
+        finally:
+            process.terminate()  # so that it removes its folder
+            process.wait(LIMIT_S)
 
 
 def events(log: str) -> list[dict[str, Any]]:

@@ -576,7 +576,7 @@ async def plans(path: Path, run: str) -> list[str]:
         ("next", "jobs_deadline"),
         ("batches_of", "batches_job"),
         ("running", "batches_due"),
-        ("pace", "batches_intended"),
+        ("pace", "batches_spent"),
         ("late", "batches_deadline"),
         ("late", "jobs_deadline"),
         ("update", "sqlite_autoindex_batches_1"),

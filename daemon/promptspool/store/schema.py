@@ -188,6 +188,7 @@ SCHEMA = (
     ALTER TABLE batches ADD COLUMN standard_usd REAL;
 
     CREATE INDEX batches_live ON batches (status) WHERE status != 'closed';
+    DROP INDEX batches_intended;
     CREATE INDEX batches_spent ON batches (provider, intended_at, cost_usd, estimated_usd)
         WHERE intended_at IS NOT NULL;
     CREATE INDEX batches_enqueued ON batches (provider, model, status)
