@@ -3,7 +3,9 @@
     PromptspoolError
     ├── ConfigError            environment: a setting is wrong
     ├── SpoolError             environment: the directories cannot be used
+    │   └── NoDatabase         nothing was ever run there (`store.view`)
     ├── StoreError             environment: the database refuses, a full disk for instance
+    ├── NoSuchJob              a person named something else (`store.reading`)
     ├── WorkerDied             environment: a process of ours ended without an answer (`worker`)
     ├── BadInput               bad data: a dropped file, or one row of it
     ├── ProviderError          what the provider answered, or did not

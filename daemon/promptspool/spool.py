@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from promptspool.clock import pause
 from promptspool.errors import SpoolError
 from promptspool.wire import PRODUCTS
 
@@ -55,6 +56,10 @@ SIDECAR_SUFFIX = ".toml"
 
 PROBE = ".promptspool-probe"
 """A file that is moved through the spool at a start."""
+
+TRIES_TO_HOLD = 5
+HOLD_S = 0.05
+"""So often, and so far apart, the lock is tried at a start."""
 
 RETIRED = ("", SIDECAR_SUFFIX, ".rejected.json")
 """What follows a dropped file's name in `done/` and `rejected/`: nothing, a sidecar, the reason."""
@@ -422,11 +427,18 @@ class Spool:
         return False
 
     def _hold(self, lock: IO[bytes]) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{self.root}: another promptspool runs on this spool; stop it first"
-            raise SpoolError(message) from error
+        """Take the lock; whoever asks `is_held` has it for a moment, too."""
+        for tries_left in reversed(range(TRIES_TO_HOLD)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if not tries_left:
+                    message = f"{self.root}: another promptspool runs on this spool; stop it first"
+                    raise SpoolError(message) from error
+
+                pause(HOLD_S)
+            else:
+                return
 
     def check(self) -> None:
         """Hold that the spool is still where it was when it was opened.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from promptspool.cli.program import FAILED, Config, SpoolDir, app, placed, remark, say, spelt
-from promptspool.errors import ConfigError
+from promptspool.errors import ConfigError, SpoolError
 
 
 @app.command()
@@ -170,8 +171,9 @@ def submit(  # noqa: PLR0913 - one for each option
 
             say(shown)
 
-    if not is_held(place):
-        remark("promptspool does not run; what was dropped is taken at its next start")
+    with suppress(SpoolError):  # who may drop files need not see more of the daemon
+        if not is_held(place):
+            remark("promptspool does not run; what was dropped is taken at its next start")
 
     if not wait:
         return 0

@@ -26,9 +26,12 @@ def decide_notice(notice: Notice, outcome: Outcome, now: float, rules: Rules) ->
             return replace(notice, status=NoticeStatus.DROPPED, due_at=None, why=reason)
         case Woken():
             return replace(notice, due_at=now)
-        case Failed(reason=reason) if now - notice.made_at >= NOTICE_AGE_S:
+        case Failed(reason=reason):
+            after = postponed(notice, outcome, now, rules)
+
+            if after.due_at is not None and now - notice.made_at < NOTICE_AGE_S:
+                return after
+
             return replace(notice, status=NoticeStatus.DROPPED, due_at=None, why=reason)
-        case Failed():
-            return postponed(notice, outcome, now, rules)
         case _:
             raise illegal(notice, outcome)

@@ -8,7 +8,6 @@ is said.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import msgspec
 
 from promptspool.collect.answers import lines, planned_rows
 from promptspool.collect.verdict import Verdict, code_of, message_of, parsed, verdict
+from promptspool.log import unquoted
 from promptspool.model import JobStatus
 from promptspool.tell.words import safe
 from promptspool.wire import AnswerLine
@@ -37,9 +37,6 @@ MAX_READ_BYTES = 500_000_000
 """Of output files more than this is not looked through for errors (measured: half a second)."""
 
 _KEPT_REQUESTS = 3
-
-# What a complaint of ours quotes of a row, which may be a prompt.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +119,8 @@ def _grouped(failed: Iterable[_Failed]) -> list[Cause]:
 
         if cause.words is None:
             words = message_of(answer)
-            words = _QUOTED.sub('"..."', words) if words and is_ours else words
+            # What a complaint of ours quotes of a row may be a prompt.
+            words = unquoted(words) if words and is_ours else words
             cause.words = _cut(words) if words else None
 
         name = _request_id(answer)
