@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from promptspool.app import Daemon
 from promptspool.control import Command, leave, take_answer
 from promptspool.model import JobId
 from promptspool.simulator import BatchFault, Fault, SimulatorSettings
 from world import overheard, simulated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from promptspool.control import Verb
+    from promptspool.dispatcher import Dispatcher
     from world import World
 
 pytestmark = pytest.mark.anyio
@@ -48,6 +51,26 @@ def told(world: World, verb: Verb, **more: Any) -> str:
     job = JobId(jobs[0]) if jobs else None
 
     return leave(world.spool, Command(verb=verb, job=job, left_at=world.clock.now(), **more))
+
+
+def drainer(world: World) -> Daemon:
+    """Return a daemon that ends when all is done."""
+    return Daemon(settings=world.settings(), clock=world.clock, is_draining=True)
+
+
+def commanding(
+    daemon: Daemon, world: World, verb: Verb, *, when: Callable[[], bool], **more: Any
+) -> list[str]:
+    """Leave a command in the turn of the loop that finds *when* true, which also obeys it."""
+    left: list[str] = []
+
+    async def turn(_dispatcher: Dispatcher) -> None:
+        if not left and when():
+            left.append(told(world, verb, **more))
+
+    daemon.on_turn = turn
+
+    return left
 
 
 # Limits of cost.
@@ -119,18 +142,17 @@ async def test_a_cancelled_look_up_keeps_its_grace(tmp_path: Path) -> None:
         world.simulator.faults.add(Fault(route="batches.create", status=503, point="after"))
         world.simulator.faults.add_batch(BatchFault(list_lag_s=40.0))
         world.drop("f.jsonl", questions(5))
-        left: list[str] = []
+        daemon = drainer(world)
 
-        def cancel() -> None:
-            if not left and column(world, "SELECT looks FROM batches") == [1]:
-                left.append(told(world, "cancel"))
+        def act() -> bool:
+            return column(world, "SELECT looks FROM batches WHERE status = 'unclear'") == [1]
 
-        with overheard(poll_swept=cancel, stage_retried=cancel) as lines:
-            daemon_turns(world, cancel)
-            assert await world.drain()
+        commanding(daemon, world, "cancel", when=act)
 
-        assert left, lines
+        assert await world.run(daemon)
+
         world.assert_conserved("f.jsonl", names(5))
+        assert len(world.simulator.ledger.creations) == 1
         assert world.simulator.ledger.calls["batches.cancel"] == 1
 
 
@@ -139,14 +161,14 @@ async def test_cancelling_loses_no_answers_that_cannot_be_fetched_now(tmp_path: 
     async with simulated(tmp_path, settings=SimulatorSettings(run_s=60)) as world:
         world.simulator.faults.add(Fault(route="files.content", times=20, status=503))
         world.drop("f.jsonl", questions(5))
-        left: list[str] = []
+        daemon = drainer(world)
 
-        def cancel() -> None:
-            if not left:
-                left.append(told(world, "cancel"))
+        def act() -> bool:
+            return column(world, "SELECT status FROM batches WHERE failures > 2") == ["ended"]
 
-        with overheard(batch_ended=cancel):
-            assert await world.drain()
+        commanding(daemon, world, "cancel", when=act)
+
+        assert await world.run(daemon)
 
         world.assert_conserved("f.jsonl", names(5))
         assert len(world.results("f.jsonl")) == 5
@@ -161,21 +183,14 @@ async def test_what_was_cancelled_is_not_bought_by_a_new_database(tmp_path: Path
     ) as world:
         world.drop("f.jsonl", questions(4))
         left: list[str] = []
-        daemons = []
 
         def cancel() -> None:
             if not left:
                 left.append(told(world, "cancel"))
 
-        def stop() -> None:
-            daemons[0].stop()
+        daemon = drainer(world)
 
-        from promptspool.app import Daemon
-
-        daemon = Daemon(settings=world.settings(), clock=world.clock, is_draining=True)
-        daemons.append(daemon)
-
-        with overheard(batch_created=cancel, job_cancelled=stop):
+        with overheard(batch_created=cancel, job_cancelled=daemon.stop):
             await world.run(daemon)
 
         assert take_answer(world.spool, left[0], within_s=0.0)
@@ -186,14 +201,3 @@ async def test_what_was_cancelled_is_not_bought_by_a_new_database(tmp_path: Path
         assert await world.drain()
         world.assert_conserved("f.jsonl", names(4))
         assert world.simulator.ledger.calls["batches.create"] == 1
-
-
-def daemon_turns(world: World, act: Any) -> None:
-    """Have *act* called whenever the clock is asked to wait."""
-    wait = world.clock.wait
-
-    async def waiting(bell: Any, timeout_s: float) -> None:
-        act()
-        await wait(bell, timeout_s)
-
-    world.clock.wait = waiting

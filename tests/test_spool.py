@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -560,3 +561,17 @@ def test_only_names_that_leave_no_room_are_too_long(name: bytes) -> None:
     longest = name + b"-999999" + LONGEST_SUFFIX.encode()
 
     assert Spool.is_too_long(b"reviews/" + name) == (len(longest) > MAX_NAME_BYTES)
+
+
+def test_who_looks_keeps_no_daemon_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who looks whether a daemon runs has its lock for a moment, which a start waits for."""
+    spool = Spool(tmp_path / "spool")
+    spool.make()
+    looking = (spool.state / "lock").open("ab")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("promptspool.spool.pause", lambda _: looking.close())
+
+    with spool.opened():
+        assert spool.is_held()

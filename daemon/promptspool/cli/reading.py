@@ -225,7 +225,9 @@ def logs(  # noqa: PLR0913 - each of them narrows the log in its own way
         typer.Option(metavar="WHEN", help='A span, as in "2h", or a moment: "2026-11-20 08:00".'),
     ] = None,
 ) -> None:
-    """Print the log for people: one line each, with time, level, event and fields.
+    """Print the log for people, of one job or of all.
+
+    One line each, with time, level, event and fields.
 
     Reads the journal of the service, or a file. What is no JSON is printed as it is, unless only
     certain lines are wanted; on a terminal, what that would obey is spelt out.
