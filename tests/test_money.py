@@ -250,13 +250,20 @@ async def test_what_fits_goes_first_but_nothing_starves(tmp_path: Path) -> None:
     }
 
     async with simulated(tmp_path, settings=settings, overrides=overrides) as world:
-        world.drop("a-first.jsonl", questions(9, words=20))
-        world.drop("b-large.jsonl", questions(9, words=80))
+        world.drop("first.jsonl", questions(9, words=20))
+        dropped: list[str] = []
 
-        for number in range(30):
-            world.drop(f"c-small-{number:02}.jsonl", questions(9, words=10))
+        def drop() -> None:
+            """Drop the rest once the first has taken its room."""
+            if not dropped:
+                dropped.extend(["large.jsonl", *(f"small-{n:02}.jsonl" for n in range(30))])
+                world.drop(dropped[0], questions(9, words=80))
 
-        assert await world.drain()
+                for name in dropped[1:]:
+                    world.drop(name, questions(9, words=10))
+
+        with overheard(batch_created=drop):
+            assert await world.drain()
 
         order = column(world, "SELECT estimated_input FROM batches ORDER BY intended_at, rowid")
         place = order.index(max(order))  # what is left of its file for a second batch is small

@@ -96,6 +96,7 @@ BATCH = Batch(
     estimated_output=200,
     estimated_usd=0.25,
     crowded_at=NOW - 8,
+    held_at=NOW - 9,
     input_file="file-1",
     uploaded_at=NOW - 3,
     intended_at=NOW - 2,

@@ -75,6 +75,7 @@ class Daemon:
     """There if somebody wants figures."""
     _retired: list[Retired] = field(default_factory=list)
     _looked_at: float = -math.inf
+    _is_renewing: bool = False
     is_stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -179,6 +180,17 @@ class Daemon:
 
         Called in a turn of the loop.
         """
+        if self._is_renewing:  # the loop also turns where it waits for a disk
+            return
+
+        self._is_renewing = True
+
+        try:
+            await self._renew(dispatcher)
+        finally:
+            self._is_renewing = False
+
+    async def _renew(self, dispatcher: Dispatcher) -> None:
         await close_idle(self._retired, dispatcher.in_progress)
         now = dispatcher.context.clock.monotonic()
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import structlog
 
+from promptspool import control
 from promptspool.errors import SpoolError
 from promptspool.model import BatchStatus, JobStatus, ProviderState, ProviderStatus
 from promptspool.outcomes import Booted, Restarted, Vanished, Woken
 from promptspool.policy import decide
+from promptspool.stages import CANCELLED
 from promptspool.store import Change
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ async def boot(context: Context, inbox: Inbox, rules: Rules) -> list[ProviderSta
     await _adopt(context, inbox, now)
     await _wake(context, rules, now)
     interrupted = await store.interrupted()
+    await _cancel_again(context, now)
     doubted = [(batch, decide(batch, Restarted(), now, rules)) for batch in interrupted]
     await store.write(Change(updated=doubted, at=now))
     live = await store.live_jobs()
@@ -118,6 +121,16 @@ async def _adopt(context: Context, inbox: Inbox, now: float) -> None:
 
     for job in adopted:
         _log.info("job.adopted", job=job.id, file=job.shown)
+
+
+async def _cancel_again(context: Context, now: float) -> None:
+    """Cancel what a person has cancelled and the database, lost or put back, does not know of."""
+    for job in await context.store.live_jobs():
+        marker = context.spool.folder(job.id) / CANCELLED
+
+        if job.cancelled_at is None and await anyio.to_thread.run_sync(marker.exists):
+            command = control.Command(verb="cancel", job=job.id, left_at=now)
+            await anyio.to_thread.run_sync(control.leave, context.spool, command)
 
 
 async def _wake(context: Context, rules: Rules, now: float) -> None:

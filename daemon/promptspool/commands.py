@@ -20,8 +20,9 @@ from promptspool.control import Answer
 from promptspool.errors import SpoolError
 from promptspool.intake.kept import kept_id
 from promptspool.model import BatchStatus, JobStatus, ProviderStatus
-from promptspool.outcomes import Cancelled, Halted, Released, Turned, Withdrawn
+from promptspool.outcomes import Cancelled, Delayed, Halted, Released, Turned, Withdrawn
 from promptspool.policy import decide
+from promptspool.spool import write_durably
 from promptspool.stages import CANCELLED
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Commands:
         """Carry out *command*, whose file is called *name*."""
         match command.verb:
             case "pause" | "resume" if command.provider is not None:
-                return self._halt(command.provider, is_over=command.verb == "resume")
+                return await self._halt(command.provider, is_over=command.verb == "resume")
             case "cancel" | "retry" | "release" | "forget":
                 job = None if command.job is None else await self.context.store.job(command.job)
 
@@ -91,9 +92,9 @@ class Commands:
             case "retry":
                 return await self._retry(job, command.left_at, name)
             case _:
-                return self._forget(job)
+                return await self._forget(job)
 
-    def _halt(self, provider: str, *, is_over: bool) -> Carried:
+    async def _halt(self, provider: str, *, is_over: bool) -> Carried:
         state = self.providers.get(provider)
 
         if state is None:
@@ -112,7 +113,22 @@ class Commands:
 
         after = decide(state, Halted(is_over=is_over), self.now, self.rules)
 
-        return Carried(updated=[(state, after)], answer=answer)
+        updated: list[tuple[Row, Row]] = [(state, after)]
+
+        if state.halted_at is not None:
+            updated += await self.delayed(provider, state.halted_at)
+
+        return Carried(updated=updated, answer=answer)
+
+    async def delayed(self, provider: str, since: float) -> list[tuple[Row, Row]]:
+        """Return what was not submitted to *provider* since then, by which it is no older."""
+        outcome = Delayed(seconds=self.now - since)
+
+        return [
+            (batch, decide(batch, outcome, self.now, self.rules))
+            for batch in await self.context.store.unsent(provider)
+            if self.is_free(batch.id)
+        ]
 
     async def _release(self, job: Job) -> Carried:
         if job.status is not JobStatus.HELD:
@@ -152,9 +168,14 @@ class Commands:
 
         return Carried(added=added, answer=Answer(is_done=True, message=message, job=new.id))
 
-    def _forget(self, job: Job) -> Carried:
+    async def _forget(self, job: Job) -> Carried:
         if job.status not in _FINISHED:
             return _refused(f"{job.shown} is not finished; it is {job.status.value}; cancel it")
+
+        notices = await self.context.store.notices_of(job.id)
+
+        if not all(self.is_free(notice.id) for notice in notices):
+            return Carried()
 
         answer = Answer(is_done=True, message=f"{job.shown} is forgotten; its files stay")
 
@@ -171,6 +192,9 @@ class Commands:
 
         if not self.is_free(job.id):
             return Carried()
+
+        marker = self.context.spool.folder(job.id) / CANCELLED
+        await anyio.to_thread.run_sync(write_durably, marker, b"")
 
         if job.status is JobStatus.CLAIMED:
             after: Row = decide(job, Cancelled(), self.now, self.rules)

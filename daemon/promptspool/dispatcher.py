@@ -184,15 +184,15 @@ class Dispatcher:
             self.bell.clear()
             now = self.context.clock.now()
 
-            await self._turn()
+            await self.turn()
 
             if not await self._is_spool_here():
                 await self.context.clock.wait(self.bell, SPOOL_RETRY_S)
                 continue
 
             await self._errands.run(tasks)
-            await self.persistently(lambda: self._start_due(tasks), beat=self._turn)
-            await self.persistently(self._tell_ready, beat=self._turn)
+            await self.persistently(lambda: self._start_due(tasks), beat=self.turn)
+            await self.persistently(self._tell_ready, beat=self.turn)
 
             if self.is_draining and await self._is_drained(since=now):
                 self.inbox.tell_left()
@@ -200,7 +200,8 @@ class Dispatcher:
 
             await self._sleep(since=now)
 
-    async def _turn(self) -> None:
+    async def turn(self) -> None:
+        """Show that the loop is alive; called by the loop, and where it waits for a disk."""
         self.turned_at = self.context.clock.monotonic()
 
         if self.on_turn is not None:
@@ -352,7 +353,7 @@ class Dispatcher:
 
         while self.in_progress and clock.monotonic() < deadline:
             self.bell.clear()
-            await self._turn()
+            await self.turn()
             await clock.wait(self.bell, min(deadline - clock.monotonic(), self.turn_s))
 
         tasks.cancel_scope.cancel()
@@ -374,6 +375,9 @@ class Dispatcher:
 
     async def wake_held(self) -> None:
         """Have what is held looked at again: limits may be others by now."""
+        await self.persistently(self._wake_held)
+
+    async def _wake_held(self) -> None:
         async with self._applying:
             now = self.context.clock.now()
             held = [
@@ -604,7 +608,12 @@ class Dispatcher:
             if after is not self.providers[name]
         ]
 
-    async def write(self, change: Change) -> bool:
+    async def write(
+        self,
+        change: Change,
+        *,
+        beat: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
+    ) -> bool:
         """Write *change*, however often it takes: what was done must not be done again.
 
         Return False for a change that no longer fits, which is a bug, and logged.
@@ -613,7 +622,7 @@ class Dispatcher:
             return True
 
         try:
-            await self.persistently(lambda: self.context.store.write(change))
+            await self.persistently(lambda: self.context.store.write(change), beat=beat)
         except Bug:
             _log.exception("store.refused")
 

@@ -7,6 +7,7 @@ tried again.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ HALTED_AT = "halted_at"
 STARTED_AT, READY_AT = "started_at", "ready_at"
 """The notes that say when the last process began, and when it was ready; for `status`."""
 
+ANSWER_RETRY_S = 30.0
+"""How long to wait before an answer that the disk refused is written again."""
+
 RETRY = "/retry"
 """Stands for the retry that is being begun."""
 
@@ -50,11 +54,20 @@ class Errands:
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Work for *dispatcher*, in its loop."""
         self._dispatcher = dispatcher
-        self.next_at = 0.0
-        """When the house is kept next, on the monotonic clock."""
+        self._house_at = 0.0
+        """When the house is kept next, on the monotonic clock; infinite while it is."""
         self._cleans: dict[str, float] = {}
+        """Commands to clean: by name, the age of what goes."""
+        self._answers: dict[str, Answer] = {}
+        """Answers that could not be written yet."""
+        self._answer_at = math.inf
         self._lost_control = Interruption("control")
         self._lost_house = Interruption("house")
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to do, on the monotonic clock."""
+        return min(self._house_at, self._answer_at if self._answers else math.inf)
 
     async def begin(self) -> None:
         """Remember what a person has asked earlier processes for."""
@@ -80,12 +93,16 @@ class Errands:
             left = []
 
         for one in left:
-            if one.command is not None and one.command.verb == "retry":
+            if one.id in self._answers:
+                if self._answer_at <= monotonic:
+                    await self._answer(one.id, self._answers[one.id])
+            elif one.command is not None and one.command.verb == "retry":
                 self._start_retry(tasks, one)
             elif one.id not in self._cleans:
-                await dispatcher.persistently(partial(self._obey, one))
+                await dispatcher.persistently(partial(self._obey, one), beat=dispatcher.turn)
 
-        if HOUSE not in dispatcher.in_progress and (self._cleans or self.next_at <= monotonic):
+        if HOUSE not in dispatcher.in_progress and (self._cleans or self._house_at <= monotonic):
+            self._house_at = math.inf
             dispatcher.in_progress.add(HOUSE)
             tasks.start_soon(self._keep_house)
 
@@ -112,16 +129,22 @@ class Errands:
         """Carry out one command as far as it goes now, and answer it at its end; True if it was."""
         answer = await self._carried(one)
 
-        if answer is None:
-            return False
+        return answer is not None and await self._answer(one.id, answer)
+
+    async def _answer(self, name: str, answer: Answer) -> bool:
+        """Answer a command that was carried out; what cannot be written now is kept for later."""
+        spool, clock = self._dispatcher.context.spool, self._dispatcher.context.clock
 
         try:
-            spool = self._dispatcher.context.spool
-            await anyio.to_thread.run_sync(control.answer, spool, one.id, answer)
-        except OSError as error:  # it is carried out, and answered, again in the next turn
-            self._lost_control.note(str(error), self._dispatcher.context.clock.monotonic())
+            await anyio.to_thread.run_sync(control.answer, spool, name, answer)
+        except OSError as error:
+            self._lost_control.note(str(error), clock.monotonic())
+            self._answers[name] = answer
+            self._answer_at = clock.monotonic() + ANSWER_RETRY_S
 
             return False
+
+        self._answers.pop(name, None)
 
         return True
 
@@ -153,14 +176,17 @@ class Errands:
         async with self._dispatcher.applying():
             return await self._carried_out(command, one.id)
 
-    async def _carried_out(self, command: Command, name: str) -> Answer | None:
-        commands = Commands(
+    def _commands(self) -> Commands:
+        return Commands(
             context=self._dispatcher.context,
             claims=self._dispatcher.inbox.claims,
             rules=self._dispatcher.rules,
             providers=self._dispatcher.providers,
             is_free=self._dispatcher.is_free,
         )
+
+    async def _carried_out(self, command: Command, name: str) -> Answer | None:
+        commands = self._commands()
         carried = await commands.carry_out(command, name)
 
         return carried.answer if await self._carry(carried, commands.now) else None
@@ -171,7 +197,7 @@ class Errands:
         added = [*carried.added, *notices_of(context.settings.profiles, carried.updated, now)]
         change = Change(updated=carried.updated, added=added, at=now)
 
-        if not await self._dispatcher.write(change):
+        if not await self._dispatcher.write(change, beat=self._dispatcher.turn):
             return False
 
         journal.tell("command", (), carried.updated, now=now)
@@ -186,7 +212,12 @@ class Errands:
         dispatcher = self._dispatcher
 
         if (dispatcher.halted_at is None) is not is_over:
+            since = dispatcher.halted_at or 0.0
             halted_at = None if is_over else dispatcher.context.clock.now()
+
+            if is_over:  # before it is forgotten since when
+                await self._grow_no_older(since)
+
             await dispatcher.context.store.note(HALTED_AT, "" if is_over else f"{halted_at}")
             dispatcher.halted_at = halted_at
 
@@ -203,6 +234,15 @@ class Errands:
         )
 
         return Answer(is_done=True, message=what)
+
+    async def _grow_no_older(self, since: float) -> None:
+        """Let what could not be submitted since then be submitted so much longer."""
+        async with self._dispatcher.applying():
+            commands = self._commands()
+
+            for provider in list(self._dispatcher.providers):
+                delayed = await commands.delayed(provider, since)
+                await self._dispatcher.write(Change(updated=delayed, at=commands.now))
 
     # The house.
 
@@ -225,16 +265,12 @@ class Errands:
             reason = str(error)
 
         self._lost_house.note(reason, context.clock.monotonic())
-        self.next_at = context.clock.monotonic() + EVERY_S
+        self._house_at = context.clock.monotonic() + EVERY_S
 
         for name in cleans:
             answer = answers.get(name, Answer(is_done=False, message=reason or ""))
 
-            try:
-                await anyio.to_thread.run_sync(control.answer, context.spool, name, answer)
-            except OSError as error:
-                self._lost_control.note(str(error), context.clock.monotonic())
-
+            await self._answer(name, answer)
             del self._cleans[name]
 
         self._dispatcher.in_progress.discard(HOUSE)

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import anyio.to_thread
+
+from promptspool import planning
 from promptspool.errors import ProviderError
 from promptspool.outcomes import Crowded, Failed, Held, Intended, Trouble
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from promptspool.context import Account, Context
-    from promptspool.model import Batch, Job, JobId
+    from promptspool.model import Batch, BatchId, Job, JobId
     from promptspool.outcomes import Outcome
 
 HOUR_S = 3600.0
@@ -76,6 +79,8 @@ class Gate:
     """USD, by the beginning of the day and of the month."""
     spent_on: dict[JobId, float] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
+    usd: dict[BatchId, float | None] = field(default_factory=dict)
+    """What each batch may cost; None if that is not known."""
 
     async def read(self, batches: Sequence[Batch]) -> None:
         """Find out how things stand, for what concerns *batches*."""
@@ -96,6 +101,8 @@ class Gate:
             room = _Room(limit=limit, enqueued=enqueued.get(model, 0), starved=longest)
             self.rooms[model] = room
 
+        await self._estimate(batches)
+
         for period in (day_of(self.now), month_of(self.now)):
             self.spent[period] = await store.spent(self.name, period)
 
@@ -104,6 +111,18 @@ class Gate:
             assert job is not None  # noqa: S101 - a foreign key holds it
             self.jobs[name] = job
             self.spent_on[name] = await store.spent_on(name)
+
+    async def _estimate(self, batches: Sequence[Batch]) -> None:
+        """Find out what *batches* may cost; perhaps a price is known by now that was not."""
+        unknown = [batch for batch in batches if batch.estimated_usd is None]
+        self.usd = {batch.id: batch.estimated_usd for batch in batches}
+
+        if unknown:
+            found = await anyio.to_thread.run_sync(planning.estimates, self.context.prices, unknown)
+            self.usd |= {
+                batch.id: None if cost is None else cost.batch_usd
+                for batch, cost in zip(unknown, found, strict=True)
+            }
 
     async def _limit(self, model: str) -> int | None:
         """Return the tokens of *model* that may be enqueued: as set, or as refusals have taught."""
@@ -132,10 +151,10 @@ class Gate:
         room.starved = None if room.starved and room.starved.id == batch.id else room.starved
         self._count(batch)
 
-        return Intended()
+        return Intended(estimated_usd=self.usd[batch.id])
 
     def _count(self, batch: Batch) -> None:
-        usd = batch.estimated_usd or 0.0
+        usd = self.usd[batch.id] or 0.0
         earlier = batch.intended_at  # offered before, and so counted already
 
         for period in self.spent:
@@ -154,11 +173,13 @@ class Gate:
         if job.released_at is not None or (of_job is None and limits == [None, None]):
             return None
 
-        if batch.estimated_usd is None:
+        usd = self.usd[batch.id]
+
+        if usd is None:
             return Held(reason=unknown_price([batch.model]), until=None)
 
         is_new = batch.intended_at is None
-        on_job = self.spent_on[batch.job] + (batch.estimated_usd if is_new else 0.0)
+        on_job = self.spent_on[batch.job] + (usd if is_new else 0.0)
 
         if of_job is not None and on_job > of_job:
             return Held(reason=too_dear(on_job, of_job), until=None)
@@ -166,7 +187,7 @@ class Gate:
         return self._excess_of_period(batch, limits)
 
     def _excess_of_period(self, batch: Batch, limits: Iterable[float | None]) -> Held | None:
-        usd = batch.estimated_usd or 0.0
+        usd = self.usd[batch.id] or 0.0
         day, month = day_of(self.now), month_of(self.now)
 
         for limit, period, word, end in zip(

@@ -238,7 +238,7 @@ class Batch:
     give_up_at: float
     """After this nothing of it is submitted again; a live batch is cancelled and collected."""
     cancelled_at: float | None = None
-    """When a person cancelled its job; `give_up_at` is then, too."""
+    """When a person cancelled its job: nothing of it is submitted after that."""
     estimated_input: int = 0
     """Tokens that its requests may hold; what counts as enqueued until it ends."""
     estimated_output: int = 0
@@ -246,6 +246,8 @@ class Batch:
     """None if the price of its model is not known."""
     crowded_at: float | None = None
     """Since when it waits for other batches of its model to end; None if it does not."""
+    held_at: float | None = None
+    """Since when it is held for its cost, by which it grows no older; None if it is not."""
     input_file: str | None = None
     """The provider's id of the uploaded request file."""
     uploaded_at: float | None = None
@@ -290,7 +292,11 @@ class Batch:
     """From these tokens; None before it is closed, or without a known price."""
     standard_usd: float | None = None
     why: str | None = None
-    """The latest failure, or why it was set aside; None when all is well."""
+    """The latest failure, or why it was set aside or is held; None when all is well."""
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether nothing of it is to be submitted any more: too old, or cancelled."""
+        return self.cancelled_at is not None or now >= self.give_up_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

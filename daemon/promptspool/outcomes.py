@@ -92,6 +92,9 @@ class Uploaded:
 class Intended:
     """Nothing was done: the transition is the point."""
 
+    estimated_usd: float | None = None
+    """What it may cost, where that was not known when it was planned."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crowded:
@@ -115,6 +118,13 @@ class Released:
 
     by_hand: bool
     """A person said so: limits of cost hold for it no longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delayed:
+    """A person let nothing be submitted for so long, by which it grows no older."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +306,7 @@ Outcome = (
     | Crowded
     | Held
     | Released
+    | Delayed
     | Cancelled
     | Withdrawn
     | Halted

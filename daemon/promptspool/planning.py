@@ -16,6 +16,7 @@ from promptspool import intake, worker
 from promptspool.collect.judge import Judge
 from promptspool.collect.verdict import Verdict
 from promptspool.errors import BadInput, ConfigError
+from promptspool.intake.request import BYTES_A_TOKEN
 from promptspool.model import Batch, BatchStatus, RemoteStatus
 from promptspool.pricing import Tokens, total
 from promptspool.settings import profile_for
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.context import Context
-    from promptspool.model import BatchId, Job, JobId
-    from promptspool.pricing import Cost
+    from promptspool.model import Job, JobId
+    from promptspool.pricing import Cost, Prices
     from promptspool.settings import ProfileSettings, ProviderSettings, Settings
     from promptspool.wire import PlannedBatch
+
+OLD_ANSWER_TOKENS = 200
+"""Assumed of each answer in a plan that does not say it."""
 
 TRIES_TO_READ = 3
 """A file whose reader dies is tried so often: the machine may have been short of memory."""
@@ -206,7 +210,7 @@ def note_rejection(folder: Path, job: Job, error: BadInput) -> None:
 
 
 def batch_row(
-    job: Job, planned: PlannedBatch, manifest: Manifest, parent: BatchId | None, now: float
+    job: Job, planned: PlannedBatch, manifest: Manifest, parent: Batch | None, now: float
 ) -> Batch:
     """Return the row of a batch whose request file is on disk."""
     assert job.provider is not None  # noqa: S101 - a job without one is rejected by its plan
@@ -215,7 +219,7 @@ def batch_row(
     return Batch(
         id=planned.id,
         job=job.id,
-        parent=parent,
+        parent=None if parent is None else parent.id,
         provider=job.provider,
         base_url=job.base_url,
         endpoint=planned.endpoint,
@@ -231,7 +235,7 @@ def batch_row(
         halvings=planned.halvings,
         estimated_input=planned.estimated_input,
         estimated_output=planned.estimated_output,
-        give_up_at=manifest.give_up_at,
+        give_up_at=manifest.give_up_at if parent is None else parent.give_up_at,
         input_file=planned.input_file,
     )
 
@@ -261,7 +265,7 @@ def priced(
     batches: Sequence[PlannedBatch],
     manifest: Manifest,
     *,
-    parent: BatchId | None = None,
+    parent: Batch | None = None,
 ) -> tuple[list[Batch], Cost | None]:
     """Return the rows of planned *batches*, and what all of them may cost; None if not known.
 
@@ -269,17 +273,29 @@ def priced(
     """
     now = context.clock.now()
     rows = [batch_row(job, planned, manifest, parent, now) for planned in batches]
-    costs = [
-        context.prices.cost(
-            row.model,
-            Tokens(input=row.estimated_input, output=row.estimated_output),
-            base_url=row.base_url,
-        )
-        for row in rows
-    ]
+    costs = estimates(context.prices, rows)
     known = [
         replace(row, estimated_usd=None if cost is None else cost.batch_usd)
         for row, cost in zip(rows, costs, strict=True)
     ]
 
     return known, total(costs)
+
+
+def estimates(prices: Prices, rows: Sequence[Batch]) -> list[Cost | None]:
+    """Return what each of *rows* may cost, None where that is not known. Not for the event loop.
+
+    A batch that was planned by a version without estimates is judged by its size.
+    """
+    return [
+        prices.cost(
+            row.model,
+            Tokens(
+                input=row.estimated_input or row.size_bytes // BYTES_A_TOKEN,
+                output=row.estimated_output
+                or (0 if row.estimated_input else OLD_ANSWER_TOKENS) * row.requests,
+            ),
+            base_url=row.base_url,
+        )
+        for row in rows
+    ]

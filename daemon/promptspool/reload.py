@@ -113,6 +113,7 @@ class Reloader:
         """
         try:
             new = self._load()
+            _check_whole(new)
         except ConfigError as error:
             # What was read before is looked at as well: the next attempt may need it again.
             self._seen = self._looks = _looks(self._looks) | error.looks
@@ -279,6 +280,16 @@ async def _doubt(context: Context, dispatcher: Dispatcher, name: str, now: float
 
     if await dispatcher.write(Change(updated=[(before, after)], at=now)):
         journal.tell("reload", (), [(before, after)], now=now)
+
+
+def _check_whole(settings: Settings) -> None:
+    """Raise `ConfigError` for a configuration in which nothing could be asked of anybody.
+
+    An editor that found no room on the disk leaves an empty file, which is good TOML.
+    """
+    if not settings.providers or not settings.profiles:
+        reason = "it has no provider or no profile; is the file cut off?"
+        raise ConfigError(str(settings.source or ""), reason)
 
 
 def _looks(paths: Collection[Path]) -> dict[Path, Look | None]:

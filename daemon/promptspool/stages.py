@@ -79,7 +79,7 @@ from promptspool.outcomes import (
     Uploaded,
 )
 from promptspool.policy import WITHDRAWN
-from promptspool.pricing import is_too_small
+from promptspool.pricing import is_too_small, total
 from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
 from promptspool.spool import keep_longer, remove_folder
@@ -147,10 +147,11 @@ async def plan(context: Context, job: Job) -> Outcome:
     )
 
     if job.cancelled_at is not None:  # planned before, by a database that was lost
-        held, at = None, job.cancelled_at
-        rows = [replace(row, cancelled_at=at, give_up_at=at) for row in rows]
+        held = None
+        rows = [replace(row, cancelled_at=job.cancelled_at) for row in rows]
     elif held is not None:
-        rows = [replace(row, due_at=None, why=held) for row in rows]
+        now = context.clock.now()
+        rows = [replace(row, due_at=None, held_at=now, why=held) for row in rows]
 
     kept = planning.kept_row(job, manifest, context.clock.now())
 
@@ -212,7 +213,14 @@ async def release(context: Context, job: Job) -> Outcome:
     """Let a held job try again: the day that it waited for has come, or other limits have."""
     batches = await context.store.batches_of(job.id)
     models = {batch.model for batch in batches}
-    reason = gate.held_at_plan(context, job, models, job.estimated_usd)
+    estimate = job.estimated_usd
+
+    if estimate is None:  # perhaps a price is known by now
+        found = await anyio.to_thread.run_sync(planning.estimates, context.prices, batches)
+        whole = total(found)
+        estimate = None if whole is None else whole.batch_usd
+
+    reason = gate.held_at_plan(context, job, models, estimate)
 
     return Released(by_hand=False) if reason is None else Held(reason=reason, until=None)
 
@@ -257,7 +265,7 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     if _is_settled(context, batch):
         return Turned(faults="[]")
 
-    if context.clock.now() >= batch.give_up_at:
+    if batch.is_over(context.clock.now()):
         return _over(batch)
 
     if batch.input_file is not None or not account.provider.dialect.uploads:
@@ -308,7 +316,7 @@ async def intend(context: Context, batches: Sequence[Batch]) -> list[Outcome | N
     """
     now = context.clock.now()
     outcomes: dict[BatchId, Outcome] = _misaddressed(context, batches, now)
-    outcomes |= {batch.id: _over(batch) for batch in batches if now >= batch.give_up_at}
+    outcomes |= {batch.id: _over(batch) for batch in batches if batch.is_over(now)}
     waiting = [batch for batch in batches if batch.id not in outcomes]
 
     if waiting:
@@ -329,7 +337,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
     if _is_settled(context, batch):
         return Turned(faults="[]")
 
-    if context.clock.now() >= batch.give_up_at:
+    if batch.is_over(context.clock.now()):
         return _over(batch)
 
     submission = Submission(
@@ -443,7 +451,7 @@ async def poll(context: Context, batches: Sequence[Batch]) -> list[Outcome | Non
             for batch in here
             if (remote := seen.get(batch.remote_id or "")) is not None
             and enquiry.is_it(batch, remote)
-            and (now < batch.give_up_at or remote.status.is_terminal)
+            and (not batch.is_over(now) or remote.status.is_terminal)
         }
 
     unseen = [batch for batch in due if batch.id not in outcomes]
@@ -587,7 +595,7 @@ async def settle(context: Context, batch: Batch) -> Outcome:
     )
     await _learn(context, batch, complaints)
     successors, _ = await anyio.to_thread.run_sync(
-        partial(planning.priced, context, job, settled.successors, manifest, parent=batch.id)
+        partial(planning.priced, context, job, settled.successors, manifest, parent=batch)
     )
 
     return Settled(

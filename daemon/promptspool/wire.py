@@ -7,6 +7,7 @@
 | `claim.json` | `Claim`; before the original is moved in |
 | `sidecar.toml` | what was dropped beside it to change its profile, if anything was |
 | `original` | the dropped file, untouched |
+| `cancelled` | empty; there if a person has cancelled the job |
 | `kept.jsonl`, `retry.json` | only of a retry: the results before it, and `Retry` |
 | `rows.jsonl` | one `PlannedRow` per row of the file, in input order; row n is line n, from 0 |
 | `BATCH.requests.jsonl` | what is uploaded: one request a line |

@@ -116,7 +116,7 @@ def refused(batch: Batch, now: float) -> Ruling:
     named = named_lines(batch, faults)
     cure = remedy(batch, faults)
 
-    if now >= batch.give_up_at:
+    if batch.is_over(now):
         return _given_up(batch, cure, faults)
 
     match cure:
@@ -161,7 +161,7 @@ def collected(  # noqa: PLR0913 - the batch, what became of it and the rules
     doomed: Collection[int] = (),
 ) -> Ruling:
     """Rule on a batch that ran, wholly or in part; *doomed* places are not asked again."""
-    is_over = now >= batch.give_up_at
+    is_over = batch.is_over(now)
     is_cut_short = batch.remote_status in (RemoteStatus.EXPIRED, RemoteStatus.CANCELLED)
     may_retry = not is_over and batch.attempt + 1 < max_attempts
     where = {

@@ -11,6 +11,7 @@ from promptspool.outcomes import (
     Cancelled,
     Created,
     Crowded,
+    Delayed,
     Doubtful,
     Downloaded,
     Failed,
@@ -54,6 +55,8 @@ LOST_AFTER_SIGHTINGS = 12
 QUICK_POLLS = 30
 """So often a batch that is nearly done is asked at a quick pace."""
 
+_UNSENT = (BatchStatus.PLANNED, BatchStatus.UPLOADED, BatchStatus.CREATING)
+
 PROGRESS_FRESH = 0.9
 """From this share of answered requests on, a batch is asked as often as a new one."""
 
@@ -67,10 +70,10 @@ def decide_batch(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Ba
             return _created(batch, remote, now, rules)
         case Turned(faults=faults):
             return _ended_without(batch, RemoteStatus.REFUSED, now, faults=faults)
-        case Woken() | Released():
+        case Woken():
             return replace(batch, due_at=now)
-        case Cancelled():
-            return replace(batch, give_up_at=now, cancelled_at=now, due_at=now)
+        case Released() | Delayed() | Cancelled():
+            return _decide_by_hand(batch, outcome, now)
         case Vanished() | Withdrawn():
             why = "its folder is gone" if isinstance(outcome, Vanished) else "cancelled"
 
@@ -85,6 +88,26 @@ def decide_batch(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Ba
         return _decide_collection(batch, outcome, now, rules)
 
     return _decide_submission(batch, outcome, now, rules)
+
+
+def _decide_by_hand(batch: Batch, outcome: Released | Delayed | Cancelled, now: float) -> Batch:
+    """Return what becomes of a batch that was held, halted or taken back."""
+    match outcome:
+        case Released():
+            held_s = 0.0 if batch.held_at is None else max(now - batch.held_at, 0.0)
+
+            return replace(
+                batch, due_at=now, held_at=None, give_up_at=batch.give_up_at + held_s, why=None
+            )
+        case Delayed(seconds=seconds):
+            return replace(batch, give_up_at=batch.give_up_at + max(seconds, 0.0))
+        case Cancelled():
+            # What runs is asked at once; a look-up keeps its grace, and a download its patience.
+            is_asked = batch.status in (*_UNSENT, BatchStatus.CREATED)
+
+            return replace(
+                batch, cancelled_at=now, held_at=None, due_at=now if is_asked else batch.due_at
+            )
 
 
 def _decide_running(batch: Batch, outcome: Outcome, now: float, rules: Rules) -> Batch:
@@ -103,12 +126,18 @@ def _decide_submission(batch: Batch, outcome: Outcome, now: float, rules: Rules)
     match batch.status, outcome:
         case BatchStatus.PLANNED, Uploaded(file=file):
             return replace(moved, status=BatchStatus.UPLOADED, input_file=file, uploaded_at=now)
-        case BatchStatus.UPLOADED, Intended():
-            return replace(moved, status=BatchStatus.CREATING, intended_at=now, crowded_at=None)
+        case BatchStatus.UPLOADED, Intended(estimated_usd=usd):
+            return replace(
+                moved,
+                status=BatchStatus.CREATING,
+                intended_at=now,
+                crowded_at=None,
+                estimated_usd=batch.estimated_usd if usd is None else usd,
+            )
         case BatchStatus.UPLOADED, Crowded(reason=reason):
             return _crowded(batch, reason, now, rules)
         case BatchStatus.UPLOADED, Held(reason=reason):
-            return replace(moved, due_at=None, crowded_at=None, why=reason)
+            return replace(moved, due_at=None, crowded_at=None, held_at=now, why=reason)
         case BatchStatus.CREATING, Gone(reason=reason):
             return _gone(batch, reason, now, rules)
         case BatchStatus.CREATING, Unclear(reason=reason):

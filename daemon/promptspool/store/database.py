@@ -297,6 +297,10 @@ class Store:
             },
         )
 
+    async def notices_of(self, job: JobId) -> list[Notice]:
+        """Return the notices about *job*."""
+        return await self._rows(Notice, "WHERE job = ?", (job,))
+
     async def pending_notices(self) -> int:
         """Count the notices that are still to be sent."""
         rows = await self._fetch(
@@ -356,15 +360,29 @@ class Store:
 
         return {str(model): int(tokens) for model, tokens in rows}
 
+    async def unsent(self, provider: str) -> list[Batch]:
+        """Return the batches of *provider* that it was not asked for yet."""
+        return await self._rows(
+            Batch,
+            "INDEXED BY batches_live WHERE provider = ? AND status != 'closed' "
+            "AND status IN ('planned', 'uploaded', 'creating')",
+            (provider,),
+        )
+
     async def batches(self, status: BatchStatus) -> list[Batch]:
         """Return all batches of *status*."""
         return await self._rows(Batch, "WHERE status = ?", (status.value,))
 
     async def finished(self, before: float, limit: int) -> list[JobId]:
-        """Return jobs that were finished up to *before*, the oldest first."""
+        """Return jobs that were finished up to *before*, the oldest first.
+
+        But for those of which somebody is still to be told.
+        """
         rows = await self._fetch(
             "SELECT id FROM jobs WHERE status IN ('done', 'rejected') "
-            "AND coalesce(delivered_at, claimed_at) <= ? ORDER BY id LIMIT ?",
+            "AND coalesce(delivered_at, claimed_at) <= ? AND NOT EXISTS "
+            "(SELECT 1 FROM notices WHERE notices.job = jobs.id AND notices.status = 'pending') "
+            "ORDER BY id LIMIT ?",
             (before, limit),
         )
 

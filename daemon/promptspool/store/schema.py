@@ -178,6 +178,7 @@ SCHEMA = (
     ALTER TABLE batches ADD COLUMN estimated_output INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN estimated_usd REAL;
     ALTER TABLE batches ADD COLUMN crowded_at REAL;
+    ALTER TABLE batches ADD COLUMN held_at REAL;
     ALTER TABLE batches ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN unanswered INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
