@@ -14,14 +14,13 @@ import pytest
 from crash.mortal import Fate, mortal
 from promptspool.app import Daemon
 from promptspool.control import ANSWER, Command, leave, take_answer
-from promptspool.gate import day_of
-from promptspool.model import JobId
 from promptspool.errands import HOUSE
+from promptspool.model import JobId
 from promptspool.reload import Reloader
 from promptspool.settings import Settings, load
 from promptspool.simulator import BatchFault, Fault, SimulatorSettings
 from promptspool.store import opening
-from world import START, FakeClock, overheard, simulated
+from world import overheard, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -88,6 +87,7 @@ def commanding(
 async def test_what_a_month_held_is_asked_in_the_next(tmp_path: Path) -> None:
     """Waiting for a new month, which may be four weeks away, makes nothing too old to be sent."""
     overrides = {
+        "spool": {"rescan": DAY_S},
         "providers": {"openai": {"max_cost_per_month": 15.0}},
         "prices": {"gpt-5-mini": DOLLAR},
     }
@@ -395,7 +395,7 @@ async def test_a_loop_that_waits_for_the_database_beats(
             elif other:
                 beats.append(world.clock.monotonic())
 
-        daemon.on_turn = turn
+        daemon.on_turn = daemon.on_beat = turn
         daemon.turn_s = 10.0
 
         with overheard():
@@ -403,7 +403,7 @@ async def test_a_loop_that_waits_for_the_database_beats(
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(world.run, daemon)
 
-                    while world.clock.monotonic() < 60:
+                    while world.clock.monotonic() < 60:  # noqa: ASYNC110 - the test's own time
                         await anyio.sleep(0.01)
 
                     other[0].close()
@@ -446,49 +446,6 @@ async def test_cancelling_with_a_wrong_key_loses_no_answers(tmp_path: Path) -> N
 
         world.assert_conserved("f.jsonl", names(5))
         assert len(world.results("f.jsonl")) == 5
-
-
-async def test_a_day_is_not_exceeded_by_what_was_put_off(tmp_path: Path) -> None:
-    """What was intended before midnight and created after it counts for the day of its creation."""
-    overrides = {
-        "providers": {"openai": {"max_cost_per_day": 10.0}},
-        "prices": {"gpt-5-mini": DOLLAR},
-    }
-    clock = FakeClock(START - START % DAY_S + DAY_S - 600)
-
-    async with simulated(tmp_path, overrides=overrides, clock=clock) as world:
-        world.simulator.faults.add(
-            Fault(route="batches.create", status=429, headers={"Retry-After": "1800"})
-        )
-        world.drop("f.jsonl", questions(12))
-        daemon = drainer(world)
-        is_dropped = False
-
-        async def turn(_dispatcher: Dispatcher) -> None:
-            nonlocal is_dropped
-
-            if not is_dropped and world.clock.monotonic() > 1200:
-                is_dropped = True
-                world.drop("g.jsonl", questions(12))
-
-        daemon.on_turn = turn
-        daemon.turn_s = 300.0
-
-        with anyio.fail_after(30):
-            assert await world.run(daemon)
-
-        for name in ("f.jsonl", "g.jsonl"):
-            world.assert_conserved(name, names(12))
-
-        with closing(sqlite3.connect(world.spool.database)) as connection:
-            made = connection.execute("SELECT created_at, estimated_usd FROM batches").fetchall()
-
-        days: dict[float, float] = {}
-
-        for at, usd in made:
-            days[day_of(at)] = days.get(day_of(at), 0.0) + usd
-
-        assert all(usd <= 10.0 for usd in days.values()), days
 
 
 async def test_a_batch_for_another_address_takes_nobodys_turn(tmp_path: Path) -> None:
@@ -545,7 +502,7 @@ async def test_a_reload_while_a_command_waits_for_the_database(
         daemon.reloader = Reloader(world.settings, settings)
         world.drop("f.jsonl", questions(3))
 
-        async def turn(dispatcher: Dispatcher) -> None:
+        async def beat(dispatcher: Dispatcher) -> None:
             nonlocal since
 
             if not other and world.simulator.ledger.creations and not dispatcher.in_progress:
@@ -558,12 +515,30 @@ async def test_a_reload_while_a_command_waits_for_the_database(
             elif other and world.clock.monotonic() > since:
                 dispatcher.is_reload_wanted = True
 
-            await daemon.renew(dispatcher)
-
-        daemon.on_turn = turn
+        daemon.on_beat, daemon.on_turn = beat, daemon.renew
         daemon.turn_s = 300.0
 
         with anyio.fail_after(20):
             assert await world.run(daemon)
 
         world.assert_conserved("f.jsonl", names(3))
+
+
+async def test_a_paused_daemon_is_ready_after_a_restart(tmp_path: Path) -> None:
+    """Whoever waits for a start hears of it, though a person has paused the daemon before."""
+    async with simulated(tmp_path) as world:
+        told(world, "pause")
+        said: list[bool] = []
+        daemon = drainer(world)
+        daemon.on_ready = lambda: said.append(True)
+
+        async def turn(dispatcher: Dispatcher) -> None:
+            if world.clock.monotonic() > 3600 and not dispatcher.is_stopping:
+                daemon.stop()
+
+        daemon.on_turn = turn
+
+        with anyio.fail_after(20):
+            await world.run(daemon)
+
+        assert said == [True]

@@ -162,10 +162,10 @@ def test_a_held_job_is_released(served: Served) -> None:
 def test_pausing(served: Served) -> None:
     """Nothing is claimed while the daemon is paused; a provider is paused by itself."""
     assert "nothing is claimed" in served.piped("pause")
-    served.heard("daemon.paused")
+    served.heard("daemon.halted")
     served.drop("july.png")  # which would be rejected
     assert "goes on" in served.piped("resume")
-    served.heard("daemon.resumed")
+    served.heard("daemon.unhalted")
     served.heard("job.rejected")
 
     assert "openai is paused" in served.said("pause", "openai")

@@ -237,7 +237,7 @@ async def test_a_paused_daemon_submits_nothing_and_delivers_what_runs(tmp_path: 
         assert len(world.simulator.ledger.creations) == 1
         world.assert_conserved("a.jsonl", ["q0", "q1", "q2"])
         assert (world.spool.inbox / "b.jsonl").exists()
-        assert [line for line in lines if line["event"] == "daemon.paused"]
+        assert [line for line in lines if line["event"] == "daemon.halted"]
 
         resume = told(world, "resume")
 

@@ -108,7 +108,7 @@ async def test_a_loop_that_hangs_does_not_beat(
 ) -> None:
     """The loop itself says that it turns: while it waits for a disk that hangs it is silent."""
     entered, let_go = threading.Event(), threading.Event()
-    beats: list[float] = []
+    beats: list[float | None] = []
 
     def hang(_spool: Spool) -> None:
         entered.set()

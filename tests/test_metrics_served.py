@@ -387,7 +387,7 @@ async def test_a_port_that_is_taken_is_tried_again() -> None:
     assert "metrics.listen" in lines[0]["reason"]
 
 
-@pytest.mark.parametrize("listen", ["192.0.2.1:9464", "nowhere.invalid:9464"])
+@pytest.mark.parametrize("listen", ["192.0.2.1:9464", "nowhere.invalid:9464", "ü..invalid:9464"])
 async def test_an_address_that_is_not_ours_is_told(listen: str) -> None:
     """An address of another machine, or a name without one, is a reason, not the end."""
     is_refused = anyio.Event()

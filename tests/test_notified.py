@@ -8,8 +8,11 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
+from promptspool.control import ANSWER, COMMAND, Command, leave
+from promptspool.model import JobId
 from world import overheard, simulated
 
 if TYPE_CHECKING:
@@ -160,3 +163,69 @@ async def test_a_profile_that_is_gone_tells_nobody(tmp_path: Path) -> None:
         assert await world.drain()
 
         assert statuses(world) == ["dropped"]
+
+
+async def test_a_notice_outlives_what_is_cleaned(tmp_path: Path) -> None:
+    """A finished job that somebody is still to be told of is not forgotten."""
+    refuse = tmp_path / "told.jsonl.refuse"
+
+    async with simulated(tmp_path, overrides=telling(tmp_path)) as world:
+        refuse.touch()
+        world.drop("f.jsonl", questions(3))
+
+        assert await world.drain()
+
+        world.clock.pass_time(10)
+        leave(world.spool, Command(verb="clean", older_than_s=1.0, left_at=world.clock.now()))
+
+        assert await world.drain()
+
+        refuse.unlink()
+        world.clock.pass_time(600)
+
+        assert await world.drain()
+        assert statuses(world) == ["sent"]
+
+
+async def test_a_job_may_be_forgotten_while_it_is_told_of(tmp_path: Path) -> None:
+    """The command waits for the notice that is on its way, which is no bug."""
+    script, go = tmp_path / "slow.py", tmp_path / "go"
+    script.write_text(
+        "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+    )
+    command = [sys.executable, str(script), str(go)]
+    overrides = {"profiles": {"default": {"notify": {"command": command}}}}
+    left = anyio.Event()
+    names: list[str] = []
+
+    async with simulated(tmp_path, overrides=overrides) as world:
+        world.drop("f.jsonl", questions(1))
+
+        def forget() -> None:
+            with closing(sqlite3.connect(world.spool.database)) as connection:
+                ((job,),) = connection.execute("SELECT id FROM jobs")
+
+            now = world.clock.now()
+            leave(world.spool, Command(verb="forget", job=JobId(job), left_at=now))
+            names.append(leave(world.spool, Command(verb="ping", left_at=now + 1.0)))
+            left.set()
+
+        async def end() -> None:
+            await left.wait()
+
+            # The ping is answered in the turn in which the command was to be carried out.
+            while not (world.spool.control / f"{names[0]}{ANSWER}").exists():  # noqa: ASYNC110 - a file
+                await anyio.sleep(0.001)
+
+            go.touch()
+
+        with overheard(job_tidied=forget) as lines:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end)
+                assert await world.drain()
+
+        assert not [line for line in lines if line["event"] == "store.refused"]
+        assert [line for line in lines if line["event"] == "notice.sent"]
+        assert await world.drain()
+        assert not list(world.spool.control.glob(f"*{COMMAND}"))
+        assert statuses(world) == []

@@ -815,11 +815,24 @@ def test_what_has_changed(load: Callable[..., Settings]) -> None:
         ("PROMPTSPOOL_SPOOL", "PROMPTSPOOL_SPOOL__KEY"),
         ("PROMPTSPOOL_PROFILES__X", "$PROMPTSPOOL_PROFILES__X: profiles.x: found"),
         ("PROMPTSPOOL_PROFILES__X__PARAMS", "$PROMPTSPOOL_PROFILES__X__PARAMS: profiles.x.params"),
+        ("PROMPTSPOOL_PROFILES__X__NOTIFY__ON", "$PROMPTSPOOL_PROFILES__X__NOTIFY__ON: write JSON"),
+        (
+            "PROMPTSPOOL_PROVIDERS__OPENAI__MAX_TOKENS_ENQUEUED",
+            "$PROMPTSPOOL_PROVIDERS__OPENAI__MAX_TOKENS_ENQUEUED: write JSON",
+        ),
     ],
 )
 def test_fault_in_the_environment(fault: Callable[..., ConfigError], name: str, says: str) -> None:
     """A variable that cannot be used is named, and a misspelt one is not ignored."""
     assert says in str(fault(PROVIDER, **{name: "{x"}))
+
+
+def test_a_link_that_leads_to_itself(load: Callable[..., Settings], tmp_path: Path) -> None:
+    """A path that nobody can follow is told (Python 3.13 follows it no more), and ends nothing."""
+    (tmp_path / "loop").symlink_to("loop")
+
+    with suppress(ConfigError):
+        load(PROVIDER + 'api_key_file = "loop"\n')
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_what_needs_a_person(tmp_path: Path, kind: str) -> None:
 
     (need,) = found["needs"]
     assert (code, need["kind"], need["job"]) == (1, kind, job(1).id)
-    assert f"needs a person\n! {need['text']}\n    {' | '.join(need['commands'])}" in out
+    assert f"needs a person\n! {need['text']}\n    {'  or  '.join(need['commands'])}" in out
     assert all(re.fullmatch(r"promptspool [a-z]+ 000001", one) for one in need["commands"])
 
 

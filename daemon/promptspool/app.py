@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ from promptspool.spool import Spool
 from promptspool.store import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from promptspool.clock import Clock
@@ -64,8 +64,9 @@ class Daemon:
     clock: Clock = field(default_factory=SystemClock)
     is_draining: bool = False
     on_ready: Callable[[], None] = lambda: None
+    on_beat: Callable[[Dispatcher], Awaitable[None]] | None = None
+    """As the dispatcher's, like the next two."""
     on_turn: Callable[[Dispatcher], Awaitable[None]] | None = None
-    """As the dispatcher's, like the next."""
     turn_s: float = math.inf
     dispatcher: Dispatcher | None = None
     """There while `run` runs."""
@@ -138,6 +139,7 @@ class Daemon:
             bell=bell,
             is_draining=self.is_draining,
             on_ready=self.on_ready,
+            on_beat=self.on_beat,
             on_turn=self.on_turn,
             on_moved=None if monitor is None else monitor.note,
             on_claimed=None if monitor is None else monitor.metrics.claimed,
@@ -279,8 +281,8 @@ async def run(settings: Settings, *, is_draining: bool, load: Callable[[], Setti
     )
 
     async def turn(dispatcher: Dispatcher) -> None:
-        await heartbeat.beat(dispatcher)
-        is_reloading = dispatcher.is_reload_wanted
+        # READY=1 ends a reload, and must not be said of a daemon that starts.
+        is_reloading = dispatcher.is_reload_wanted and dispatcher.state == "ready"
 
         if is_reloading:
             systemd.notify(systemd.reloading(monotonic_us()), os.environ)
@@ -290,19 +292,15 @@ async def run(settings: Settings, *, is_draining: bool, load: Callable[[], Setti
         if is_reloading:
             _tell_systemd()
 
-    daemon.on_turn = turn
-    last_resort = threading.Timer(settings.spool.stop_grace + CUT_OFF_S, _cut_off, [daemon])
-    last_resort.daemon = True
+    daemon.on_beat, daemon.on_turn = heartbeat.beat, turn
     _log.info("daemon.started", version=__version__, spool=str(settings.spool.path))
     is_done = False
 
-    try:
+    with ExitStack() as until_the_end:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_obey, daemon, tasks.cancel_scope, last_resort)
+            tasks.start_soon(_obey, daemon, tasks.cancel_scope, until_the_end)
             is_done = await daemon.run()
             tasks.cancel_scope.cancel()
-    finally:
-        last_resort.cancel()
 
     _log.info("daemon.stopped")
 
@@ -313,7 +311,7 @@ def _tell_systemd() -> None:
     systemd.notify("READY=1", os.environ)
 
 
-async def _obey(daemon: Daemon, scope: anyio.CancelScope, last_resort: threading.Timer) -> None:
+async def _obey(daemon: Daemon, scope: anyio.CancelScope, until_the_end: ExitStack) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         is_stopping = False
 
@@ -328,9 +326,23 @@ async def _obey(daemon: Daemon, scope: anyio.CancelScope, last_resort: threading
                 return
 
             is_stopping = True
-            last_resort.start()
+            until_the_end.enter_context(_last_resort(daemon))
             systemd.notify("STOPPING=1", os.environ)
             daemon.stop()
+
+
+@contextmanager
+def _last_resort(daemon: Daemon) -> Iterator[None]:
+    """End the process when the grace that is set by now is over, unless this ends before."""
+    grace_s = daemon.settings.spool.stop_grace + CUT_OFF_S
+    timer = threading.Timer(grace_s, _cut_off, [daemon])
+    timer.daemon = True
+    timer.start()
+
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _cut_off(daemon: Daemon) -> None:

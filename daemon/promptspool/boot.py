@@ -130,7 +130,11 @@ async def _cancel_again(context: Context, now: float) -> None:
 
         if job.cancelled_at is None and await anyio.to_thread.run_sync(marker.exists):
             command = control.Command(verb="cancel", job=job.id, left_at=now)
-            await anyio.to_thread.run_sync(control.leave, context.spool, command)
+
+            try:
+                await anyio.to_thread.run_sync(control.leave, context.spool, command)
+            except control.ControlError as error:
+                raise SpoolError(str(error)) from error
 
 
 async def _wake(context: Context, rules: Rules, now: float) -> None:

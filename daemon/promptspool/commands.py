@@ -27,6 +27,7 @@ from promptspool.stages import CANCELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from promptspool.claims import Claims
     from promptspool.context import Context
@@ -193,8 +194,7 @@ class Commands:
         if not self.is_free(job.id):
             return Carried()
 
-        marker = self.context.spool.folder(job.id) / CANCELLED
-        await anyio.to_thread.run_sync(write_durably, marker, b"")
+        await anyio.to_thread.run_sync(_mark, self.context.spool.folder(job.id) / CANCELLED)
 
         if job.status is JobStatus.CLAIMED:
             after: Row = decide(job, Cancelled(), self.now, self.rules)
@@ -285,6 +285,12 @@ async def woken(context: Context, job: Job, now: float, rules: Rules) -> list[tu
         and batch.due_at is None
         and not (batch.why or "").startswith("set aside")
     ]
+
+
+def _mark(path: Path) -> None:
+    """Say in a job's folder, once, that it is cancelled: a database may be lost or put back."""
+    if not path.exists():
+        write_durably(path, b"")
 
 
 def _refused(reason: str) -> Carried:

@@ -18,12 +18,11 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -62,7 +61,7 @@ from promptspool.stages import EVERY, STAGES, Lane, Stage
 from promptspool.store import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -107,8 +106,10 @@ class Dispatcher:
     is_draining: bool = False
     """Stop when the inbox is empty and every job is delivered or rejected."""
     on_ready: Callable[[], None] = lambda: None
+    on_beat: Callable[[Dispatcher], Awaitable[None]] | None = None
+    """Called in every turn of the loop, and while it waits for the database: that it is alive."""
     on_turn: Callable[[Dispatcher], Awaitable[None]] | None = None
-    """Called in every turn of the loop: what it shows to a watchdog is that the loop turns."""
+    """Called in every turn of the loop."""
     on_moved: (
         Callable[[str, Sequence[tuple[Row, Row, Outcome]], Sequence[tuple[Row, Row]], float], None]
         | None
@@ -130,13 +131,15 @@ class Dispatcher:
     """A person asked for the configuration to be read again."""
     halted_at: float | None = None
     """Since when a person lets nothing be claimed or submitted; None if nobody does."""
-    turned_at: float = 0.0
-    """When the loop last turned, on the monotonic clock."""
+    turned_at: float | None = None
+    """When the loop last turned, on the monotonic clock; None before its first turn."""
     _running: Counter[tuple[Lane, str | None]] = field(default_factory=Counter)
     _submitting: Counter[tuple[str | None, Work | None]] = field(default_factory=Counter)
     _untried: set[str] = field(default_factory=set)
     """Providers whose recall has not been tried since the start."""
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
+    _applied: Bell = field(default_factory=Bell)
+    _loop_task: int | None = None
     _errands: Errands = field(init=False)
     _lost_inbox: Interruption = field(default_factory=lambda: Interruption("inbox"))
     _lost_spool: Interruption = field(default_factory=lambda: Interruption("spool"))
@@ -152,6 +155,7 @@ class Dispatcher:
 
     async def run(self) -> bool:
         """Work until stopped or drained; True if nothing was left undone."""
+        self._loop_task = anyio.get_current_task().id
         booted = await boot(self.context, self.inbox, self.rules)
         await self._errands.begin()
         self.providers = {state.id: state for state in booted}
@@ -184,15 +188,15 @@ class Dispatcher:
             self.bell.clear()
             now = self.context.clock.now()
 
-            await self.turn()
+            await self._turn()
 
             if not await self._is_spool_here():
                 await self.context.clock.wait(self.bell, SPOOL_RETRY_S)
                 continue
 
             await self._errands.run(tasks)
-            await self.persistently(lambda: self._start_due(tasks), beat=self.turn)
-            await self.persistently(self._tell_ready, beat=self.turn)
+            await self.persistently(lambda: self._start_due(tasks))
+            await self.persistently(self._tell_ready)
 
             if self.is_draining and await self._is_drained(since=now):
                 self.inbox.tell_left()
@@ -200,9 +204,14 @@ class Dispatcher:
 
             await self._sleep(since=now)
 
-    async def turn(self) -> None:
-        """Show that the loop is alive; called by the loop, and where it waits for a disk."""
+    async def _beat(self) -> None:
         self.turned_at = self.context.clock.monotonic()
+
+        if self.on_beat is not None:
+            await self.on_beat(self)
+
+    async def _turn(self) -> None:
+        await self._beat()
 
         if self.on_turn is not None:
             await self.on_turn(self)
@@ -353,7 +362,7 @@ class Dispatcher:
 
         while self.in_progress and clock.monotonic() < deadline:
             self.bell.clear()
-            await self.turn()
+            await self._turn()
             await clock.wait(self.bell, min(deadline - clock.monotonic(), self.turn_s))
 
         tasks.cancel_scope.cancel()
@@ -368,17 +377,12 @@ class Dispatcher:
                 await anyio.to_thread.run_sync(self.context.spool.leave_mark, mark)
                 await self.context.store.note(CLEAN_STOP, mark)
 
-    async def rewrite(self, change: Change) -> bool:
-        """Write *change* between what stages write; False if it does not fit any more."""
-        async with self._applying:
-            return await self.write(change)
-
     async def wake_held(self) -> None:
         """Have what is held looked at again: limits may be others by now."""
         await self.persistently(self._wake_held)
 
     async def _wake_held(self) -> None:
-        async with self._applying:
+        async with self.applying():
             now = self.context.clock.now()
             held = [
                 job
@@ -388,9 +392,42 @@ class Dispatcher:
             woken = [(job, decide(job, Woken(), now, self.rules)) for job in held]
             await self.write(Change(updated=woken, at=now))
 
-    def applying(self) -> anyio.Lock:
-        """Return what is held by whoever reads rows and writes what they become."""
-        return self._applying
+    @asynccontextmanager
+    async def applying(self) -> AsyncIterator[None]:
+        """Keep others from reading rows and writing what they become.
+
+        Whoever has it may wait for the database, for as long as a disk is full. The loop, which is
+        alive meanwhile, does not queue for it: it starts nothing that could get in before it.
+        """
+        while not self._has_locked():
+            await self._beat()
+            await self.context.clock.wait(self._applied, STORE_RETRY_S)
+
+        if not self._is_loop():
+            await self._applying.acquire()
+
+        try:
+            yield
+        finally:
+            self._applying.release()
+            self._applied.ring()
+
+    def _has_locked(self) -> bool:
+        """Try to take the lock for the loop, True if it has it; for a task there is no need to."""
+        if not self._is_loop():
+            return True
+
+        self._applied.clear()
+
+        try:
+            self._applying.acquire_nowait()
+        except anyio.WouldBlock:
+            return False
+
+        return True
+
+    def _is_loop(self) -> bool:
+        return anyio.get_current_task().id == self._loop_task
 
     @property
     def state(self) -> str:
@@ -497,7 +534,7 @@ class Dispatcher:
 
         What the outcomes say of the provider is written apart: it must not spoil what was done.
         """
-        async with self._applying:
+        async with self.applying():
             now = self.context.clock.now()
             pairs = [(self._current(row), outcome) for row, outcome in pairs]
             moved = [
@@ -529,7 +566,10 @@ class Dispatcher:
         journal.tell(stage, moved, followed, now=now)
 
         if self.on_moved is not None:
-            self.on_moved(stage, moved, followed, now)
+            try:
+                self.on_moved(stage, moved, followed, now)
+            except Exception:  # noqa: BLE001 - who only counts must end nothing
+                _log.exception("metrics.broken")
 
     def _current(self, row: Row) -> Row:
         """Return a provider's row as it is by now: outcomes of others change it meanwhile."""
@@ -608,12 +648,7 @@ class Dispatcher:
             if after is not self.providers[name]
         ]
 
-    async def write(
-        self,
-        change: Change,
-        *,
-        beat: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
-    ) -> bool:
+    async def write(self, change: Change) -> bool:
         """Write *change*, however often it takes: what was done must not be done again.
 
         Return False for a change that no longer fits, which is a bug, and logged.
@@ -622,7 +657,7 @@ class Dispatcher:
             return True
 
         try:
-            await self.persistently(lambda: self.context.store.write(change), beat=beat)
+            await self.persistently(lambda: self.context.store.write(change))
         except Bug:
             _log.exception("store.refused")
 
@@ -632,15 +667,10 @@ class Dispatcher:
 
         return True
 
-    async def persistently(
-        self,
-        attempt: Callable[[], Awaitable[_Result]],
-        *,
-        beat: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
-    ) -> _Result:
+    async def persistently(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
         """Repeat *attempt* until the database takes it; a full disk is waited for.
 
-        *beat* is called at every repetition: whoever waits here is alive.
+        The loop beats at every repetition: one that waits here is alive.
         """
         failures = 0
         since = self.context.clock.monotonic()
@@ -654,7 +684,9 @@ class Dispatcher:
                 if failures == 1:
                     _log.error("store.unwritable", reason=str(error))
 
-                await beat()
+                if self._is_loop():
+                    await self._beat()
+
                 await self.context.clock.wait(Bell(), STORE_RETRY_S)
             else:
                 if failures:

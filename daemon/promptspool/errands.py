@@ -17,7 +17,7 @@ import structlog
 from promptspool import control, journal
 from promptspool.commands import Commands
 from promptspool.control import Answer
-from promptspool.errors import StoreError
+from promptspool.errors import Bug, StoreError
 from promptspool.housekeeping import EVERY_S, keep_house
 from promptspool.journal import Interruption
 from promptspool.notices import notices_of
@@ -39,8 +39,8 @@ HALTED_AT = "halted_at"
 STARTED_AT, READY_AT = "started_at", "ready_at"
 """The notes that say when the last process began, and when it was ready; for `status`."""
 
-ANSWER_RETRY_S = 30.0
-"""How long to wait before an answer that the disk refused is written again."""
+AGAIN_S = 10.0
+"""How long commands wait when the disk refused to have one carried out or answered."""
 
 RETRY = "/retry"
 """Stands for the retry that is being begun."""
@@ -60,14 +60,17 @@ class Errands:
         """Commands to clean: by name, the age of what goes."""
         self._answers: dict[str, Answer] = {}
         """Answers that could not be written yet."""
-        self._answer_at = math.inf
+        self._commands_at = -math.inf
+        """Before this, on the same clock, no command is looked at: the disk refused."""
         self._lost_control = Interruption("control")
         self._lost_house = Interruption("house")
 
     @property
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
-        return min(self._house_at, self._answer_at if self._answers else math.inf)
+        monotonic = self._dispatcher.context.clock.monotonic()
+
+        return min(self._house_at, self._commands_at if self._commands_at > monotonic else math.inf)
 
     async def begin(self) -> None:
         """Remember what a person has asked earlier processes for."""
@@ -78,28 +81,15 @@ class Errands:
         await store.note(READY_AT, "")
 
         if halted_at:
-            _log.warning("daemon.paused")
+            _log.warning("daemon.halted")
 
     async def run(self, tasks: TaskGroup) -> None:
         """Do what there is to do now."""
         dispatcher = self._dispatcher
         monotonic = dispatcher.context.clock.monotonic()
 
-        try:
-            left = control.waiting(dispatcher.context.spool)
-            self._lost_control.note(None, monotonic)
-        except OSError as error:
-            self._lost_control.note(str(error), monotonic)
-            left = []
-
-        for one in left:
-            if one.id in self._answers:
-                if self._answer_at <= monotonic:
-                    await self._answer(one.id, self._answers[one.id])
-            elif one.command is not None and one.command.verb == "retry":
-                self._start_retry(tasks, one)
-            elif one.id not in self._cleans:
-                await dispatcher.persistently(partial(self._obey, one), beat=dispatcher.turn)
+        if self._commands_at <= monotonic:
+            await self._obey_all(tasks)
 
         if HOUSE not in dispatcher.in_progress and (self._cleans or self._house_at <= monotonic):
             self._house_at = math.inf
@@ -107,6 +97,33 @@ class Errands:
             tasks.start_soon(self._keep_house)
 
     # Commands.
+
+    async def _obey_all(self, tasks: TaskGroup) -> None:
+        dispatcher = self._dispatcher
+
+        try:
+            left = control.waiting(dispatcher.context.spool)
+        except OSError as error:
+            self._put_off(error)
+
+            return
+
+        if not left:
+            self._lost_control.note(None, dispatcher.context.clock.monotonic())
+
+        for one in left:
+            if one.id in self._answers:
+                await self._answer(one.id, self._answers[one.id])
+            elif one.command is not None and one.command.verb == "retry":
+                self._start_retry(tasks, one)
+            elif one.id not in self._cleans:
+                await dispatcher.persistently(partial(self._obey, one))
+
+    def _put_off(self, error: OSError) -> None:
+        """Leave commands alone for a moment: each attempt wakes the loop, which tries again."""
+        monotonic = self._dispatcher.context.clock.monotonic()
+        self._lost_control.note(str(error), monotonic)
+        self._commands_at = monotonic + AGAIN_S
 
     def _start_retry(self, tasks: TaskGroup, one: Waiting) -> None:
         """Begin a retry beside the loop, since it copies a file; never two of them at once."""
@@ -127,7 +144,15 @@ class Errands:
 
     async def _obey(self, one: Waiting) -> bool:
         """Carry out one command as far as it goes now, and answer it at its end; True if it was."""
-        answer = await self._carried(one)
+        try:
+            answer = await self._carried(one)
+        except OSError as error:
+            self._put_off(error)
+
+            return False
+        except Bug as error:  # or it would end the daemon, and the next one
+            _log.exception("stage.broken", stage="command")
+            answer = Answer(is_done=False, message=f"a bug, which the log tells of: {error}")
 
         return answer is not None and await self._answer(one.id, answer)
 
@@ -138,13 +163,13 @@ class Errands:
         try:
             await anyio.to_thread.run_sync(control.answer, spool, name, answer)
         except OSError as error:
-            self._lost_control.note(str(error), clock.monotonic())
+            self._put_off(error)
             self._answers[name] = answer
-            self._answer_at = clock.monotonic() + ANSWER_RETRY_S
 
             return False
 
         self._answers.pop(name, None)
+        self._lost_control.note(None, clock.monotonic())
 
         return True
 
@@ -163,6 +188,7 @@ class Errands:
                 return None
             case "reload":
                 self._dispatcher.is_reload_wanted = True
+                self._dispatcher.bell.ring()  # it is read in the next turn
 
                 return Answer(is_done=True, message="the log says what has changed")
             case "pause" | "resume" if command.provider is None:
@@ -197,7 +223,7 @@ class Errands:
         added = [*carried.added, *notices_of(context.settings.profiles, carried.updated, now)]
         change = Change(updated=carried.updated, added=added, at=now)
 
-        if not await self._dispatcher.write(change, beat=self._dispatcher.turn):
+        if not await self._dispatcher.write(change):
             return False
 
         journal.tell("command", (), carried.updated, now=now)
@@ -218,14 +244,16 @@ class Errands:
             if is_over:  # before it is forgotten since when
                 await self._grow_no_older(since)
 
-            await dispatcher.context.store.note(HALTED_AT, "" if is_over else f"{halted_at}")
+            said = "" if halted_at is None else f"{halted_at}"
+            store = dispatcher.context.store
+            await dispatcher.persistently(partial(store.note, HALTED_AT, said))
             dispatcher.halted_at = halted_at
 
             if is_over:
-                _log.info("daemon.resumed")
+                _log.info("daemon.unhalted")
                 dispatcher.inbox.wake()
             else:
-                _log.warning("daemon.paused")
+                _log.warning("daemon.halted")
 
         what = (
             "promptspool goes on"
@@ -241,7 +269,8 @@ class Errands:
             commands = self._commands()
 
             for provider in list(self._dispatcher.providers):
-                delayed = await commands.delayed(provider, since)
+                read = partial(commands.delayed, provider, since)
+                delayed = await self._dispatcher.persistently(read)
                 await self._dispatcher.write(Change(updated=delayed, at=commands.now))
 
     # The house.

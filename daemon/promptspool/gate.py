@@ -1,9 +1,10 @@
 """The gate before creation: which batches may cost money now, and which wait.
 
-It sees all that wait for one provider, in their order, and nobody else decides meanwhile: its lane
-is one wide. A batch passes if it is within the pace of creations, fits beside what the provider
-has in work for its model, and stays within the limits of cost. What fits goes first; what has
-waited for long gets the next room. Raises `ProviderError` and `StoreError` (environment).
+It sees what waits for one provider, in its order, as much of it as may be created at once, and
+nobody else decides meanwhile: its lane is one wide. A batch passes if it is within the pace of
+creations, fits beside what the provider has in work for its model, and stays within the limits of
+cost. What fits goes first; what has waited for long gets the next room. Raises
+`ProviderError` and `StoreError` (environment).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import anyio.to_thread
 from promptspool import planning
 from promptspool.errors import ProviderError
 from promptspool.outcomes import Crowded, Failed, Held, Intended, Trouble
+from promptspool.pricing import usd as shown_usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,7 +89,7 @@ class Gate:
         store, settings = self.context.store, self.account.settings
         made = await store.intents(self.name, after=self.now - HOUR_S, until=self.now)
         self.allowance = settings.max_creates - made
-        enqueued = await store.enqueued(self.name)
+        enqueued = await store.enqueued(self.name, settings.base_url)
         crowded = await store.crowded(self.name)
 
         for model in {batch.model for batch in batches}:
@@ -95,7 +97,9 @@ class Gate:
             starved = [
                 one
                 for one in crowded
-                if one.model == model and self.now - (one.crowded_at or self.now) >= STARVED_S
+                if one.model == model
+                and one.base_url == settings.base_url  # another's is never looked at here
+                and self.now - (one.crowded_at or self.now) >= STARVED_S
             ]
             longest = min(starved, key=lambda one: one.crowded_at or 0.0, default=None)
             room = _Room(limit=limit, enqueued=enqueued.get(model, 0), starved=longest)
@@ -103,8 +107,13 @@ class Gate:
 
         await self._estimate(batches)
 
-        for period in (day_of(self.now), month_of(self.now)):
-            self.spent[period] = await store.spent(self.name, period)
+        # A month may have a million batches: they are added up only if there is a limit.
+        for period, most in (
+            (day_of(self.now), settings.max_cost_per_day),
+            (month_of(self.now), settings.max_cost_per_month),
+        ):
+            if most is not None:
+                self.spent[period] = await store.spent(self.name, period)
 
         for name in {batch.job for batch in batches}:
             job = await store.job(name)
@@ -204,8 +213,8 @@ class Gate:
 
             key = f"providers.{self.name}.max_cost_per_{word}"
             reason = (
-                f"about ${usd:,.2f} more would exceed {key} = {limit:g}, of which about "
-                f"${self.spent[period]:,.2f} is spent; {RELEASE}"
+                f"about {shown_usd(usd)} more would exceed {key} = {limit:g}, of which about "
+                f"{shown_usd(self.spent[period])} is spent; {RELEASE}"
             )
 
             return Held(reason=reason, until=None if usd > limit else end)
@@ -286,7 +295,7 @@ def job_limit(context: Context, job: Job) -> float | None:
 
 def too_dear(usd: float, limit: float) -> str:
     """Return what is said of a job that may cost more than *limit*."""
-    return f"it may cost about ${usd:,.2f}, more than max_cost = {limit:g}; {RELEASE}"
+    return f"it may cost about {shown_usd(usd)}, more than max_cost = {limit:g}; {RELEASE}"
 
 
 def unknown_price(models: Iterable[str]) -> str:

@@ -124,7 +124,7 @@ def _remove_old(tree: Path, older_than_s: float) -> int:
 
 
 async def _tell_expiring(context: Context, now: float) -> None:
-    for batch in await context.store.batches(BatchStatus.ENDED):
+    for batch in await context.store.live_batches_in(BatchStatus.ENDED):
         ended_at = batch.ended_at if batch.ended_at is not None else now
         left_s = ended_at + RESULTS_KEPT_S - now
         is_new_day = left_s % DAY_S >= DAY_S - EVERY_S  # the house is kept every hour

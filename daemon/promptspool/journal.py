@@ -171,7 +171,7 @@ def _tell_followed_job(before: Job, after: Job) -> None:
             _log.info("job.settled", job=after.id)
         case _, JobStatus.HELD if before.status is not after.status:
             _tell_held(after)
-        case JobStatus.HELD, JobStatus.PLANNED:
+        case JobStatus.HELD, JobStatus.PLANNED if after.cancelled_at is None:
             _tell_released(after)
         case _:
             pass

@@ -1,8 +1,8 @@
 """The words of the daemon as data: ids, statuses, rows and the allowed transitions.
 
-Pure: no clock, no randomness, no I/O. Rows mirror their tables column for column (`store.py`).
-Timestamps end in `_at` (Unix seconds by this machine's clock unless said otherwise), durations in
-`_s`. Raises nothing.
+Pure: no clock, no randomness, no I/O. Rows mirror their tables column for column
+(`store/schema.py`). Timestamps end in `_at` (Unix seconds by this machine's clock unless said
+otherwise), durations in `_s`. Raises nothing.
 """
 
 from __future__ import annotations

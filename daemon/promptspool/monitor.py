@@ -157,7 +157,7 @@ class Monitor:
             },
             progressed_at=self._progressed_at or await context.store.last_at(),
             waiting_files=dispatcher.inbox.waiting,
-            loop_age_s=context.clock.monotonic() - dispatcher.turned_at,
+            loop_age_s=self._age_s(),
             is_ready=dispatcher.is_ready and not dispatcher.is_stopping,
             pending_notices=await context.store.pending_notices(),
             lanes=self._lanes(),
@@ -184,7 +184,7 @@ class Monitor:
                 usd = await context.store.spent(name, since)
                 spend[name, period] = Spend(usd=usd, limit_usd=limit)
 
-            for model, tokens in (await context.store.enqueued(name)).items():
+            for model, tokens in (await context.store.enqueued(name, settings.base_url)).items():
                 limit_tokens = settings.max_tokens_enqueued.get(model)
                 enqueued[name, model] = Enqueued(tokens=tokens, limit=limit_tokens)
 
@@ -211,13 +211,20 @@ class Monitor:
         """Return why the loop does not turn, None if it does."""
         dispatcher = self.dispatcher
 
-        if dispatcher is None:
-            return "starting"
+        if dispatcher is None or dispatcher.turned_at is None:
+            return None  # it starts, which may take as long as a provider likes
 
-        age_s = dispatcher.context.clock.monotonic() - dispatcher.turned_at
+        age_s = self._age_s()
         longest_s = min(dispatcher.turn_s, dispatcher.context.settings.spool.rescan)
 
         return None if age_s <= longest_s + ALIVE_S else f"the loop has hung for {age_s:.0f} s"
+
+    def _age_s(self) -> float:
+        """Return how long ago the loop turned; nought before its first turn."""
+        assert self.dispatcher is not None  # noqa: S101 - as above
+        now = self.dispatcher.context.clock.monotonic()
+
+        return now - (now if self.dispatcher.turned_at is None else self.dispatcher.turned_at)
 
     def ready(self) -> str | None:
         """Return why it is not ready, None if it is."""

@@ -33,6 +33,8 @@ Tokens = Usage
 WORTH_USD: Final = 0.01
 """A batch that saves less is not worth waiting a day for."""
 
+_CENT: Final = 0.01
+
 _BATCH: Final = {"processing": "batch"}
 _CHECKED = re.compile(r"\b(?:checked|verified)\b[^.]*?\b(\d{4}-\d{2}-\d{2})\b")
 
@@ -171,6 +173,14 @@ def is_too_small(costs: Iterable[Cost | None]) -> bool:
     found = total(costs)
 
     return found is not None and not found.is_upper_bound and found.saved_usd < WORTH_USD
+
+
+def usd(amount: float) -> str:
+    """Return dollars: to the cent, and below one with two digits that say something."""
+    if amount == 0 or abs(amount) >= _CENT:
+        return f"${amount:,.2f}"
+
+    return f"${amount:.2g}" if abs(amount) >= _CENT**2 else f"${amount:.6f}"
 
 
 def _own_price(own: PriceSettings) -> _Price:

@@ -605,7 +605,10 @@ async def settle(context: Context, batch: Batch) -> Outcome:
         complaints=tuple(complaints),
         stopped=settled.stopped,
         tokens=settled.tokens,
-        cost=context.prices.paid(settled, batch.model, base_url=batch.base_url),
+        # In a thread: the first question for a price imports a library.
+        cost=await anyio.to_thread.run_sync(
+            partial(context.prices.paid, settled, batch.model, base_url=batch.base_url)
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from promptspool.cli.program import FAILED, Config, SpoolDir, app, cause_of
-from promptspool.errors import ConfigError
+from promptspool.errors import ConfigError, PromptspoolError, SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def run(
     It logs to standard output: JSON lines, or text on a terminal. SIGTERM or Ctrl-C stops it, once
     what runs has ended or after `spool.stop_grace`, and a second one at once; whatever stops it,
     the next start goes on where it was. SIGHUP lets it read its configuration again. Exit code 2
-    for a configuration or a spool that cannot be used.
+    for a configuration that cannot be used, 1 for a spool that cannot: that may pass.
 
     \b
     Example: promptspool run --config promptspool.toml
@@ -44,13 +44,18 @@ def run(
 
     settings = load(config, spool=spool)
     log.configure(settings.log.level, settings.log.format, secrets=list(_keys(settings)))
-    is_done = anyio.run(
-        lambda: daemon.run(
-            settings,
-            is_draining=drain,
-            load=lambda: load(settings.source, spool=spool),
+
+    try:
+        is_done = anyio.run(
+            lambda: daemon.run(
+                settings,
+                is_draining=drain,
+                load=lambda: load(settings.source, spool=spool),
+            )
         )
-    )
+    except* SpoolError as group:
+        # Not exit code 2, after which systemd leaves it: a disk may be full, or mounted later.
+        raise PromptspoolError(str(cause_of(group))) from group
 
     return 0 if is_done or not drain else FAILED
 

@@ -39,8 +39,6 @@ REQUEST_OUTCOMES = ("answered", "failed")
 TOKEN_KINDS = ("fresh_input", "cached_input", "visible_output", "reasoning_output")
 """None is a part of another, so that sums are right."""
 
-PERIODS = ("day", "month")
-
 ROUTES = frozenset(
     {
         "/batches",

@@ -150,7 +150,7 @@ async def serve(
                 _log.info("metrics.served", listen=f"{host}:{bound}")
                 trouble = None
                 await listener.serve(server.answer)
-        except* OSError as group:
+        except* (OSError, UnicodeError) as group:  # UnicodeError: no name of a host
             before, trouble = trouble, _reason(group)
 
             if trouble != before:
@@ -159,7 +159,7 @@ async def serve(
         await clock.wait(Bell(), RETRY_S)
 
 
-def _reason(group: BaseExceptionGroup[OSError]) -> str:
+def _reason(group: BaseExceptionGroup[OSError | UnicodeError]) -> str:
     """Return what the first of several errors says, and what to do where we know."""
     error: BaseException = group
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError
 
 from promptspool.errors import ConfigError
 from promptspool.settings.agreement import disagreements
@@ -183,14 +184,31 @@ def _environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[Where
         for name, path in ours.items()
         if path[0] == "profiles" and _JSON_KEYS.intersection(path[2:3])
     }
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): environ[name] for name in ours.keys() - nested.keys()}
-    values: dict[str, Any] = source()
+    values = _told_by({name: environ[name] for name in ours.keys() - nested.keys()})
 
     for name, path in sorted(nested.items()):
         values = laid_by_environment(_nested(path, _json_or_text(environ[name])), on=values)
 
     return values, {tuple(map(folded, path)): name for name, path in ours.items()}
+
+
+def _told_by(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return what *variables* say, table by table; tables and arrays in them are JSON."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in variables.items()}
+
+    try:
+        values: dict[str, Any] = source()
+    except SettingsError:
+        if len(variables) > 1:  # the library does not say which of them
+            for name in sorted(variables):
+                _told_by({name: variables[name]})
+
+        name = ", ".join(f"${name}" for name in variables)
+        reason = 'write JSON, as in ["a", "b"] or {"a": 1}'
+        raise ConfigError(name, reason) from None  # its cause holds the value, perhaps a secret
+
+    return values
 
 
 def _nested(path: list[str], value: object) -> dict[str, Any]:
@@ -209,7 +227,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make every path of the configuration absolute, seen from the file's folder."""
 
     def anchor(path: Path) -> Path:
-        return (folder / path.expanduser()).resolve()
+        try:
+            return (folder / path.expanduser()).resolve()
+        except (OSError, RuntimeError) as error:  # a link that leads to itself
+            raise ConfigError(str(path), "it is a link that leads nowhere; mend it") from error
 
     def anchored(section: _AnySection, *keys: str) -> _AnySection:
         paths = {key: getattr(section, key) for key in keys}

@@ -350,12 +350,13 @@ class Store:
 
         return float(rows[0][0])
 
-    async def enqueued(self, provider: str) -> dict[str, int]:
-        """Return, by model, the estimated input tokens of what may run at *provider*."""
+    async def enqueued(self, provider: str, base_url: str) -> dict[str, int]:
+        """Return, by model, the estimated input tokens of what may run at *provider*'s address."""
         rows = await self._fetch(
             "SELECT model, sum(estimated_input) FROM batches INDEXED BY batches_enqueued "
-            "WHERE provider = ? AND status IN ('creating', 'unclear', 'created') GROUP BY model",
-            (provider,),
+            "WHERE provider = ? AND base_url = ? AND status IN ('creating', 'unclear', 'created') "
+            "GROUP BY model",
+            (provider, base_url),
         )
 
         return {str(model): int(tokens) for model, tokens in rows}
@@ -369,9 +370,11 @@ class Store:
             (provider,),
         )
 
-    async def batches(self, status: BatchStatus) -> list[Batch]:
-        """Return all batches of *status*."""
-        return await self._rows(Batch, "WHERE status = ?", (status.value,))
+    async def live_batches_in(self, status: BatchStatus) -> list[Batch]:
+        """Return all batches of *status*, which is not `CLOSED`."""
+        live = "INDEXED BY batches_live WHERE status != 'closed' AND status = ?"
+
+        return await self._rows(Batch, live, (status.value,))
 
     async def finished(self, before: float, limit: int) -> list[JobId]:
         """Return jobs that were finished up to *before*, the oldest first.

@@ -124,10 +124,14 @@ def _job(job: Job) -> Iterator[Need]:
             job=job.id,
         )
     elif is_set_aside(job):
+        is_live = job.status in (JobStatus.CLAIMED, JobStatus.PLANNED)
         yield Need(
             kind="set_aside",
             text=f"{file_name(job.name)}: {_reason(job.why)}",
-            commands=(f"promptspool show {name}", f"promptspool cancel {name}"),
+            commands=(
+                f"promptspool show {name}",
+                *((f"promptspool cancel {name}",) if is_live else ()),
+            ),
             job=job.id,
         )
 

@@ -9,10 +9,11 @@ from rich.text import Text
 
 from promptspool.collect.remedy import faults_of
 from promptspool.model import BatchStatus, JobStatus, NoticeStatus
+from promptspool.pricing import usd
 from promptspool.tell.layout import aligned
 from promptspool.tell.phases import WORDS, phase_of
 from promptspool.tell.story import relative
-from promptspool.tell.words import file_name, many, moment, safe, short, span, time_of_day, usd
+from promptspool.tell.words import file_name, many, moment, safe, short, span, time_of_day
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,9 +82,15 @@ def _state(story: Story) -> str:
         return f"delivered {moment(job.delivered_at)}, {took} after it was dropped"
 
     failed = f" (failed {many(job.failures, 'time')})" if job.failures else ""
-    told = "" if job.status is JobStatus.REJECTED else f": {story.line.text}"
+    told = story.line.text
 
-    return f"{job.status.value}{told}{failed}"
+    if job.status is JobStatus.REJECTED:
+        return f"{job.status.value}{failed}"
+
+    # What is held says so itself.
+    head = "" if told.startswith(job.status.value) else f"{job.status.value}: "
+
+    return f"{head}{told}{failed}"
 
 
 def _style(job: Job) -> str:

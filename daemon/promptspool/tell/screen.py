@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from promptspool.model import JobStatus, ProviderStatus, Work
+from promptspool.pricing import usd
 from promptspool.tell.figures import AGES_S
 from promptspool.tell.layout import aligned, bar, cut, wrapped
 from promptspool.tell.needs import short_id
 from promptspool.tell.phases import WORDS, Phase
-from promptspool.tell.words import MINUTE_S, brief, file_name, many, safe, short, span, usd
+from promptspool.tell.words import MINUTE_S, brief, file_name, many, safe, short, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -293,7 +294,7 @@ def _need(need: Need, place: Place) -> list[Text]:
     lines[0].stylize("bold red", 0, 1)
 
     if need.commands:
-        lines.append(cut(Text(f"    {' | '.join(need.commands)}", style="dim"), place.width))
+        lines.append(cut(Text(f"    {'  or  '.join(need.commands)}", style="dim"), place.width))
 
     return lines
 

@@ -19,11 +19,12 @@ from rich.text import Text
 from promptspool.clock import SystemClock, pause
 from promptspool.errors import StoreError
 from promptspool.model import Job, JobStatus
+from promptspool.pricing import usd
 from promptspool.store.view import NoDatabase, NoSuchJob, viewed
 from promptspool.tell.figures import line_of
 from promptspool.tell.layout import aligned, bar
 from promptspool.tell.looking import console_of, put, spool_of
-from promptspool.tell.words import file_name, many, safe, usd
+from promptspool.tell.words import file_name, many, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

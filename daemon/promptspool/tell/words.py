@@ -11,7 +11,6 @@ MINUTE_S = 60
 HOUR_S = 3_600
 DAY_S = 86_400
 
-_CENT = 0.01
 _LARGE = 1_000_000
 _THOUSAND = 1_000
 _DEPTH = 16
@@ -71,14 +70,6 @@ def brief(seconds: float) -> str:
 
 def _two(large: int, unit: str, small: int, smaller: str) -> str:
     return f"{large}{unit} {small}{smaller}" if small else f"{large}{unit}"
-
-
-def usd(amount: float) -> str:
-    """Return dollars: to the cent, and below one with two digits that say something."""
-    if amount == 0 or abs(amount) >= _CENT:
-        return f"${amount:,.2f}"
-
-    return f"${amount:.2g}" if abs(amount) >= _CENT**2 else f"${amount:.6f}"
 
 
 def short(number: int) -> str:
