@@ -542,3 +542,79 @@ async def test_a_paused_daemon_is_ready_after_a_restart(tmp_path: Path) -> None:
             await world.run(daemon)
 
         assert said == [True]
+
+
+async def test_a_flood_of_commands_does_not_stop_the_loop(tmp_path: Path) -> None:
+    """The loop turns, and shows that it lives, while hundreds of commands are carried out."""
+    async with simulated(tmp_path) as world:
+        world.spool.make()
+
+        for _ in range(500):
+            told(world, "ping")
+
+        daemon = drainer(world)
+        left: list[int] = []
+
+        async def turn(_dispatcher: Dispatcher) -> None:
+            left.append(len(list(world.spool.control.glob("*.command.json"))))
+
+        daemon.on_turn = turn
+        assert await world.run(daemon)
+
+        assert left[-1] == 0
+        assert len(set(left)) > 5, left[:9]
+
+
+async def test_a_job_that_stays_held_is_told_of_once(tmp_path: Path) -> None:
+    """Starts and reloads look at what is held again, and nobody is told again of what stays so."""
+    overrides = {
+        "providers": {"openai": {"max_cost_per_day": 10.0}},
+        "prices": {"gpt-5-mini": DOLLAR},
+        "profiles": {"default": {"notify": {"command": ["/bin/true"], "on": ["held"]}}},
+    }
+
+    async with simulated(
+        tmp_path, settings=SimulatorSettings(run_s=60), overrides=overrides
+    ) as world:
+        for number in range(2):
+            world.drop(f"f{number}.jsonl", questions(12))
+
+        with overheard() as lines:
+            for _ in range(4):
+                daemon = drainer(world)
+
+                async def turn(dispatcher: Dispatcher) -> None:
+                    is_held = "held" in column(world, "SELECT status FROM jobs")
+                    is_quiet = not dispatcher.in_progress and dispatcher.is_ready
+
+                    if is_held and is_quiet and not dispatcher.is_stopping:
+                        dispatcher.stop()
+
+                daemon.on_turn = turn
+
+                with anyio.fail_after(20):
+                    await world.run(daemon)
+
+        assert world.clock.monotonic() < DAY_S / 2
+        assert [line["event"] for line in lines].count("job.held") == 1
+        assert column(world, "SELECT count(*) FROM notices") == [1]
+
+
+async def test_a_job_of_a_provider_that_is_gone_can_be_cancelled(tmp_path: Path) -> None:
+    """What was never sent is taken back, though its provider is configured no more."""
+    async with simulated(tmp_path) as world:
+        told(world, "pause", provider="openai")
+        world.drop("f.jsonl", questions(3))
+        assert not await world.drain()
+
+        full = world.settings()
+        settings = full.model_copy(update={"providers": {}, "profiles": {}})
+        daemon = Daemon(settings=settings, clock=world.clock, is_draining=True)
+        told(world, "cancel")
+
+        with anyio.fail_after(20):
+            assert await world.run(daemon)
+
+        rejection = world.rejection("f.jsonl")
+        assert rejection is not None
+        assert rejection["code"] == "cancelled"

@@ -800,11 +800,20 @@ async def test_a_damaged_plan_is_set_aside(tmp_path: Path) -> None:
 
         def damage(_call: Call) -> bool:
             for path in world.spool.working.glob("*/manifest.json"):
+                whole[path] = whole.get(path) or path.read_bytes()
                 path.write_bytes(b"{")
 
             return False
 
+        whole: dict[Path, bytes] = {}
         world.simulator.faults.add(Fault(route="files.content"), when=damage)
 
         assert not await world.drain()
         assert len(world.simulator.ledger.creations) == 1
+
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+        assert await world.drain()  # whoever mended it has started again
+        assert len(world.results("f.jsonl")) == 3
+        world.assert_bought_once()

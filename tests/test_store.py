@@ -737,3 +737,42 @@ async def test_a_large_database_is_not_read_through(
 
     async with opened(path) as store:
         assert await store.meta("clean_stop") is None
+
+
+@pytest.mark.parametrize("version", range(1, len(SCHEMA)))
+async def test_a_database_of_before_keeps_its_rows(tmp_path: Path, version: int) -> None:
+    """Whatever version wrote a job and its batches, the newest reads them as they were."""
+    path = tmp_path / "promptspool.db"
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        for script in SCHEMA[:version]:
+            old.executescript(script)
+
+        old.execute(f"PRAGMA user_version = {version}")
+
+        for table, row in (("jobs", JOB), ("batches", BATCH), ("providers", STATE)):
+            known = {found[1] for found in old.execute(f"PRAGMA table_info({table})")}
+            values = {
+                field.name: getattr(value, "value", value)
+                for field in fields(row)
+                if field.name in known and (value := getattr(row, field.name)) is not None
+            }
+            names = ", ".join(values)
+            marks = ", ".join("?" * len(values))
+            old.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [*values.values()])  # noqa: S608
+
+    async with opened(path) as store:
+        found = await store.job(JOB.id)
+        (batch,) = await store.batches_of(JOB.id)
+        state = (await store.providers())[STATE.id]
+
+        for before, after in ((JOB, found), (BATCH, batch), (STATE, state)):
+            assert after is not None
+
+            for name in ("id", "status", "version", "due_at", "failures", "why"):
+                assert getattr(after, name) == getattr(before, name)
+
+        with pytest.raises(Bug):  # the batch still belongs to a job that is there
+            await store.write(
+                Change(added=[replace(BATCH, id=BatchId("x"), job=JobId("y"))], at=NOW)
+            )

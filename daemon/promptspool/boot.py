@@ -140,12 +140,14 @@ async def _cancel_again(context: Context, now: float) -> None:
 async def _wake(context: Context, rules: Rules, now: float) -> None:
     """Make due what waits for a time that is further away than it was: the clock was set back.
 
-    And what is held, since limits may be others by now.
+    And what is held, since limits may be others by now, and what was set aside: whoever mended it,
+    or us, has started again.
     """
     last_at = await context.store.last_at()
     is_set_back = last_at is not None and last_at > now
     rows = await context.store.due_after(now if is_set_back else now + LONGEST_WAIT_S)
     rows = [row for row in rows if row.status is not JobStatus.HELD]
+    rows += await context.store.set_aside()
     rows += [job for job in await context.store.live_jobs() if job.status is JobStatus.HELD]
     woken = [(row, decide(row, Woken(), now, rules)) for row in rows]
     await context.store.write(Change(updated=woken, at=now))

@@ -111,6 +111,9 @@ class Errands:
         if not left:
             self._lost_control.note(None, dispatcher.context.clock.monotonic())
 
+        there = {one.id for one in left}
+        self._answers = {name: said for name, said in self._answers.items() if name in there}
+
         for one in left:
             if one.id in self._answers:
                 await self._answer(one.id, self._answers[one.id])

@@ -168,7 +168,13 @@ def _found(
 ) -> tuple[Retryable, ProfileSettings]:
     """Return what a retry would come to, whatever is in the original, and by which profile."""
     if job.status not in (JobStatus.DELIVERED, JobStatus.DONE) or job.results is None:
-        reason = f"{job.shown} is not delivered; it is {job.status.value}"
+        is_old = job.status is JobStatus.DONE and not (job.why or "")
+        reason = (
+            f"{job.shown} was delivered by an earlier version, which did not count its answers; "
+            f"drop what failed again"
+            if is_old
+            else f"{job.shown} is not delivered; it is {job.status.value}"
+        )
         raise NotRetryable(reason)
 
     if not job.errors:

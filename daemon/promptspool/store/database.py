@@ -361,6 +361,14 @@ class Store:
 
         return {str(model): int(tokens) for model, tokens in rows}
 
+    async def set_aside(self) -> list[Row]:
+        """Return the jobs and batches that nothing happens to any more because of a fault."""
+        aside = "due_at IS NULL AND why LIKE 'set aside%'"
+        jobs = f"INDEXED BY jobs_live WHERE status NOT IN ('done', 'rejected') AND {aside}"
+        batches = f"INDEXED BY batches_live WHERE status != 'closed' AND {aside}"
+
+        return [*await self._rows(Job, jobs, ()), *await self._rows(Batch, batches, ())]
+
     async def unsent(self, provider: str) -> list[Batch]:
         """Return the batches of *provider* that it was not asked for yet."""
         return await self._rows(
