@@ -13,12 +13,13 @@ import pytest
 
 from crash.mortal import Fate, mortal
 from promptspool.app import Daemon
-from promptspool.control import ANSWER, Command, leave, take_answer
+from promptspool.control import ANSWER, Command, leave, take_answer, waiting
 from promptspool.errands import HOUSE
 from promptspool.model import JobId
 from promptspool.reload import Reloader
 from promptspool.settings import Settings, load
 from promptspool.simulator import BatchFault, Fault, SimulatorSettings
+from promptspool.spool import Spool
 from promptspool.store import opening
 from world import overheard, simulated
 
@@ -600,21 +601,12 @@ async def test_a_job_that_stays_held_is_told_of_once(tmp_path: Path) -> None:
         assert column(world, "SELECT count(*) FROM notices") == [1]
 
 
-async def test_a_job_of_a_provider_that_is_gone_can_be_cancelled(tmp_path: Path) -> None:
-    """What was never sent is taken back, though its provider is configured no more."""
-    async with simulated(tmp_path) as world:
-        told(world, "pause", provider="openai")
-        world.drop("f.jsonl", questions(3))
-        assert not await world.drain()
+def test_commands_of_one_second_keep_their_order(tmp_path: Path) -> None:
+    """What was left later is carried out later: a resume after its pause."""
+    spool = Spool(tmp_path)
+    spool.make()
+    left = [
+        leave(spool, Command(verb="ping", left_at=START + number / 100)) for number in range(20)
+    ]
 
-        full = world.settings()
-        settings = full.model_copy(update={"providers": {}, "profiles": {}})
-        daemon = Daemon(settings=settings, clock=world.clock, is_draining=True)
-        told(world, "cancel")
-
-        with anyio.fail_after(20):
-            assert await world.run(daemon)
-
-        rejection = world.rejection("f.jsonl")
-        assert rejection is not None
-        assert rejection["code"] == "cancelled"
+    assert [one.id for one in waiting(spool)] == left

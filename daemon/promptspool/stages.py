@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from promptspool.model import RemoteBatch, Status
     from promptspool.outcomes import Outcome
     from promptspool.provider.base import RemoteFile
+    from promptspool.wire import Manifest
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
@@ -136,6 +137,11 @@ async def plan(context: Context, job: Job) -> Outcome:
 
         return Unusable(reason=error.reason)
 
+    return await _planned(context, job, manifest)
+
+
+async def _planned(context: Context, job: Job, manifest: Manifest) -> Planned:
+    """Return the batches of a plan, priced; held where they may cost too much."""
     rows, estimate = await anyio.to_thread.run_sync(
         partial(planning.priced, context, job, manifest.batches, manifest)
     )
