@@ -21,7 +21,7 @@ from promptspool.settings import Settings, load
 from promptspool.simulator import BatchFault, Fault, SimulatorSettings
 from promptspool.spool import Spool
 from promptspool.store import opening
-from world import overheard, simulated
+from world import START, overheard, simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -546,7 +546,7 @@ async def test_a_paused_daemon_is_ready_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_flood_of_commands_does_not_stop_the_loop(tmp_path: Path) -> None:
-    """The loop turns, and shows that it lives, while hundreds of commands are carried out."""
+    """The loop shows that it lives while hundreds of commands are carried out."""
     async with simulated(tmp_path) as world:
         world.spool.make()
 
@@ -556,13 +556,13 @@ async def test_a_flood_of_commands_does_not_stop_the_loop(tmp_path: Path) -> Non
         daemon = drainer(world)
         left: list[int] = []
 
-        async def turn(_dispatcher: Dispatcher) -> None:
+        async def beat(_dispatcher: Dispatcher) -> None:
             left.append(len(list(world.spool.control.glob("*.command.json"))))
 
-        daemon.on_turn = turn
+        daemon.on_beat = beat
         assert await world.run(daemon)
 
-        assert left[-1] == 0
+        assert not list(world.spool.control.glob("*.command.json"))
         assert len(set(left)) > 5, left[:9]
 
 

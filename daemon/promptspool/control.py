@@ -197,7 +197,9 @@ def waiting(spool: Spool) -> list[Waiting]:
     names = sorted(entry.name for entry in found if _NAME.fullmatch(entry.name))
     left = [_read(spool.control / name) for name in names]
 
-    return [one for one in left if one is not None]
+    there = [one for one in left if one is not None]
+
+    return sorted(there, key=lambda one: (one.command.left_at if one.command else 0.0, one.id))
 
 
 def _read(path: Path) -> Waiting | None:

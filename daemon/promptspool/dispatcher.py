@@ -238,6 +238,7 @@ class Dispatcher:
                 self.in_progress.add(INBOX)
                 tasks.start_soon(self._look)
             else:  # looked at once it goes on
+                self.inbox.has_looked = True
                 self.inbox.next_look_at = monotonic + self.context.settings.spool.rescan
 
         pending = await self.context.store.pending(

@@ -10,6 +10,7 @@ cost. What fits goes first; what has waited for long gets the next room. Raises
 from __future__ import annotations
 
 import calendar
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -147,7 +148,7 @@ class Gate:
     def verdict(self, batch: Batch) -> Outcome:
         """Return what becomes of *batch*, and count it if it passes."""
         room = self.rooms[batch.model]
-        held = self._excess(batch)
+        held = self.excess(batch)
 
         if held is not None:
             return held
@@ -173,7 +174,7 @@ class Gate:
         if earlier is None:
             self.spent_on[batch.job] += usd
 
-    def _excess(self, batch: Batch) -> Held | None:
+    def excess(self, batch: Batch) -> Held | None:
         """Return which limit of cost *batch* would exceed, None if none."""
         job, settings = self.jobs[batch.job], self.account.settings
         limits = [settings.max_cost_per_day, settings.max_cost_per_month]
@@ -239,6 +240,28 @@ async def verdicts(context: Context, batches: Sequence[Batch]) -> list[Outcome]:
             found.append(paced)
 
     return found
+
+
+async def held_again(context: Context, batches: Sequence[Batch]) -> Held | None:
+    """Return why not one of a held job's *batches* could pass now; None if one could."""
+    if not batches:
+        return None
+
+    name = batches[0].provider
+    account = context.account(name, batches[0].base_url)
+    gate = Gate(context=context, account=account, name=name, now=context.clock.now())
+    await gate.read(batches)
+    found: list[Held] = []
+
+    for batch in batches:
+        held = gate.excess(batch)
+
+        if held is None:
+            return None
+
+        found.append(held)
+
+    return min(found, key=lambda held: held.until if held.until is not None else math.inf)
 
 
 async def _paced(gate: Gate) -> Failed:

@@ -107,7 +107,7 @@ def _remove_old(tree: Path, older_than_s: float) -> int:
 
         try:
             for name in names:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, PermissionError):  # somebody else's folder
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
                     if stat.S_ISREG(status.st_mode) and status.st_ctime <= before:

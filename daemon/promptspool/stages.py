@@ -228,7 +228,12 @@ async def release(context: Context, job: Job) -> Outcome:
 
     reason = gate.held_at_plan(context, job, models, estimate)
 
-    return Released(by_hand=False) if reason is None else Held(reason=reason, until=None)
+    if reason is not None:
+        return Held(reason=reason, until=None)
+
+    held = await gate.held_again(context, [one for one in batches if one.held_at is not None])
+
+    return held or Released(by_hand=False)
 
 
 # Providers: what earlier processes left there.
