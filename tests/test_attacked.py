@@ -338,11 +338,13 @@ async def test_an_empty_configuration_is_not_taken_for_a_new_one(tmp_path: Path)
         world.drop("f.jsonl", questions(3))
 
         def empty() -> None:
-            config.write_text("")
+            if config.read_text():
+                config.write_text("")
 
         def drop() -> None:
-            world.drop("g.jsonl", questions(3))
-            config_read.append(True)
+            if not config_read:
+                world.drop("g.jsonl", questions(3))
+                config_read.append(True)
 
         config_read: list[bool] = []
 
@@ -610,3 +612,34 @@ def test_commands_of_one_second_keep_their_order(tmp_path: Path) -> None:
     ]
 
     assert [one.id for one in waiting(spool)] == left
+
+
+async def test_commands_that_wait_keep_no_others_from_being_heard(tmp_path: Path) -> None:
+    """Scores of commands that can be carried out much later make no loop spin, and hide no ping."""
+    async with simulated(tmp_path) as world:
+        told(world, "pause", provider="openai")
+        world.drop("f.jsonl", questions(3))
+        assert not await world.drain()
+
+        world.simulator.faults.add(Fault(route="batches.list", times=None, status=503))
+        cancels = [told(world, "cancel") for _ in range(60)]
+        world.clock.pass_time(1.0)
+        ping = told(world, "ping")
+        daemon = Daemon(settings=world.settings(), clock=world.clock)
+        turns = 0
+
+        async def turn(dispatcher: Dispatcher) -> None:
+            nonlocal turns
+            turns += 1
+
+            if not dispatcher.is_stopping and (turns > 300 or world.clock.monotonic() > 600):
+                daemon.stop()
+
+        daemon.on_turn = turn
+
+        with anyio.fail_after(30):
+            await world.run(daemon)
+
+        assert take_answer(world.spool, cancels[0], within_s=0.0) is None
+        assert take_answer(world.spool, ping, within_s=0.0) is not None
+        assert turns < 300

@@ -252,10 +252,10 @@ PLAIN: dict[str, Any] = {"remote_status": None, "intended_at": None, "remote_id"
     ("changes", "phase"),
     [
         ({**PLAIN, "status": BatchStatus.PLANNED, "due_at": NOW}, "uploading"),
-        ({**PLAIN, "status": BatchStatus.PLANNED, "due_at": NOW + 99}, "to_upload"),
+        ({**PLAIN, "status": BatchStatus.PLANNED, "due_at": NOW + 99_999}, "to_upload"),
         ({**PLAIN, "status": BatchStatus.PLANNED, "due_at": NOW, "failures": 1}, "to_upload"),
         ({**PLAIN, "status": BatchStatus.UPLOADED, "due_at": NOW}, "creating"),
-        ({**PLAIN, "status": BatchStatus.UPLOADED, "due_at": NOW + 99}, "to_create"),
+        ({**PLAIN, "status": BatchStatus.UPLOADED, "due_at": NOW + 99_999}, "to_create"),
         (
             {**PLAIN, "status": BatchStatus.UPLOADED, "due_at": NOW, "crowded_at": NOW - 9},
             "crowded",

@@ -24,6 +24,8 @@ from promptspool.notices import notices_of
 from promptspool.store import Change
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyio.abc import TaskGroup
 
     from promptspool.commands import Carried
@@ -61,6 +63,9 @@ class Errands:
         """When the house is kept next, on the monotonic clock; infinite while it is."""
         self._cleans: dict[str, float] = {}
         """Commands to clean: by name, the age of what goes."""
+        self._tried: set[str] = set()
+        """Commands that had their turn, while there are others that had not."""
+        self._is_going_on = False
         self._answers: dict[str, Answer] = {}
         """Answers that could not be written yet."""
         self._commands_at = -math.inf
@@ -117,16 +122,27 @@ class Errands:
         there = {one.id for one in left}
         self._answers = {name: said for name, said in self._answers.items() if name in there}
 
-        if len(left) > A_TURN:
-            dispatcher.bell.ring()  # the rest in the next turn, when stages have had theirs
-
-        for one in left[:A_TURN]:
+        for one in self._turn_of(left):
             if one.id in self._answers:
                 await self._answer(one.id, self._answers[one.id])
             elif one.command is not None and one.command.verb == "retry":
                 self._start_retry(tasks, one)
             elif one.id not in self._cleans:
                 await dispatcher.persistently(partial(self._obey, one))
+
+    def _turn_of(self, left: Sequence[Waiting]) -> Sequence[Waiting]:
+        """Return the commands of this turn: some, so that stages have theirs, until all had one."""
+        if not self._is_going_on:
+            self._tried.clear()
+
+        fresh = [one for one in left if one.id not in self._tried]
+        self._tried.update(one.id for one in fresh[:A_TURN])
+        self._is_going_on = len(fresh) > A_TURN
+
+        if self._is_going_on:
+            self._dispatcher.bell.ring()
+
+        return fresh[:A_TURN]
 
     def _put_off(self, error: OSError) -> None:
         """Leave commands alone for a moment: each attempt wakes the loop, which tries again."""

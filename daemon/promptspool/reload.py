@@ -88,6 +88,7 @@ class Reloader:
     def __init__(self, load: Callable[[], Settings], current: Settings) -> None:
         """Take what loads the configuration anew, and the one that was loaded last."""
         self._load = load
+        self._was_whole = bool(current.providers and current.profiles)
         self._looks = dict(current.looks)
         self._seen = self._looks
 
@@ -113,7 +114,7 @@ class Reloader:
         """
         try:
             new = self._load()
-            _check_whole(new)
+            self._check_whole(new)
         except ConfigError as error:
             # What was read before is looked at as well: the next attempt may need it again.
             self._seen = self._looks = _looks(self._looks) | error.looks
@@ -124,6 +125,15 @@ class Reloader:
         self._seen = self._looks = dict(new.looks)
 
         return new
+
+    def _check_whole(self, settings: Settings) -> None:
+        """Raise `ConfigError` for a configuration by which nobody can be asked any more.
+
+        An editor that found no room on the disk leaves an empty file, which is good TOML.
+        """
+        if self._was_whole and not (settings.providers and settings.profiles):
+            reason = "it has no provider or no profile any more; is the file cut off?"
+            raise ConfigError(str(settings.source or ""), reason)
 
 
 @dataclass(slots=True)
@@ -280,16 +290,6 @@ async def _doubt(context: Context, dispatcher: Dispatcher, name: str, now: float
 
     if await dispatcher.write(Change(updated=[(before, after)], at=now)):
         journal.tell("reload", (), [(before, after)], now=now)
-
-
-def _check_whole(settings: Settings) -> None:
-    """Raise `ConfigError` for a configuration in which nothing could be asked of anybody.
-
-    An editor that found no room on the disk leaves an empty file, which is good TOML.
-    """
-    if not settings.providers or not settings.profiles:
-        reason = "it has no provider or no profile; is the file cut off?"
-        raise ConfigError(str(settings.source or ""), reason)
 
 
 def _looks(paths: Collection[Path]) -> dict[Path, Look | None]:

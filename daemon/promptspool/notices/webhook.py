@@ -19,6 +19,7 @@ from promptspool import log
 from promptspool.errors import ConfigError, Unavailable
 from promptspool.notices.message import NoticeFailed, facts, iso
 from promptspool.provider import outgoing
+from promptspool.settings.reading import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,7 +135,7 @@ def _secrets(settings: NotifySettings, key: str, environ: Mapping[str, str]) -> 
 
 def _content(path: Path, key: str) -> str:
     try:
-        return path.read_text("utf-8")
+        return read(path, {}).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise NoticeFailed(f"{key}: the secret in {path} cannot be read: {why}") from error

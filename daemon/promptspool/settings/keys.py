@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptspool.errors import ConfigError
+from promptspool.settings.reading import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,7 @@ def found_key(
 
 def _secret(path: Path, key: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return read(path, {}).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         reason = f"{path} cannot be read: {why}"
