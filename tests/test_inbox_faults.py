@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -439,6 +440,23 @@ def test_ten_thousand_files_are_claimed_once_each(bench: Bench) -> None:
     assert bench.left() == set()
     assert bench.inbox.waiting == 0
     assert len(list(bench.spool.working.iterdir())) == 10_000
+
+
+def test_two_ids_that_meet_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands that are claimed in a second, two may get the same id: one gets another."""
+    letters = iter("2" * 12 + "3" * 6)
+    monkeypatch.setattr(secrets, "choice", lambda _: next(letters))
+
+    for name in ("a.txt", "b.txt"):
+        (bench.spool.inbox / name).write_bytes(b"x\n")
+
+    assert bench.look() == []
+
+    bench.clock.pass_time(SETTLE_S)
+    jobs = bench.look()
+
+    assert [job.name for job in jobs] == [b"a.txt", b"b.txt"]
+    assert len({job.id for job in jobs}) == 2
 
 
 @pytest.mark.anyio

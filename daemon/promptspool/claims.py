@@ -62,6 +62,9 @@ DEFAULT_PROFILE = "default"
 ORIGINAL = "original"
 """A dropped file's name in the working folder."""
 
+TRIES_TO_MINT = 5
+"""So many ids are tried for one file: of 10,000 in a second, two are the same once in 15 times."""
+
 _ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
 
 # Of this file: immutable, in a sticky folder of somebody else's, a mount, on a bad block.
@@ -134,11 +137,8 @@ class Claims:
 
     def _taken_in(self, found: _Found, place: int) -> Job | Unclaimed:
         """Make a folder for what was found in the open folder *place*, and move it there."""
-        claim = self._claim_of(found.name, found.status.st_size)
-        folder = self.spool.folder(claim.job)
-
         try:
-            folder.mkdir()  # what is there is another job's
+            claim, folder = self._new_folder(found)
         except OSError as error:
             return Unclaimed(_why(error))
 
@@ -166,6 +166,21 @@ class Claims:
         _give_back(claim, folder, place)  # as `adopted` does after a crash here
 
         return outcome
+
+    def _new_folder(self, found: _Found) -> tuple[Claim, Path]:
+        """Return a claim and the folder made for it; of thousands at once, two ids may meet."""
+        for _ in range(TRIES_TO_MINT):
+            with suppress(FileExistsError):  # another job's
+                return self._made_folder(found)
+
+        return self._made_folder(found)
+
+    def _made_folder(self, found: _Found) -> tuple[Claim, Path]:
+        claim = self._claim_of(found.name, found.status.st_size)
+        folder = self.spool.folder(claim.job)
+        folder.mkdir()
+
+        return claim, folder
 
     def _moved(self, found: _Found, claim: Claim, folder: Path, place: int) -> Claim | None:
         """Move the file, last of all; None if something else turns out to have been moved."""

@@ -170,8 +170,8 @@ def _found(
     if job.status not in (JobStatus.DELIVERED, JobStatus.DONE) or job.results is None:
         is_old = job.status is JobStatus.DONE and not (job.why or "")
         reason = (
-            f"{job.shown} was delivered by an earlier version, which did not count its answers; "
-            f"drop what failed again"
+            f"{job.shown} is not delivered, or by an earlier version that did not count its "
+            f"answers; drop what failed again"
             if is_old
             else f"{job.shown} is not delivered; it is {job.status.value}"
         )
