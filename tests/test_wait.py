@@ -163,12 +163,16 @@ def test_a_real_job(tmp_path: Path) -> None:
     assert "f.txt: delivered, 2 answers" in rest
 
 
-def test_interrupted(tmp_path: Path) -> None:
-    """Ctrl-C ends the waiting and nothing else, in one line."""
+@pytest.mark.parametrize("command", ["wait", "submit"])
+def test_interrupted(tmp_path: Path, command: str) -> None:
+    """Ctrl-C ends the waiting and nothing else, in one line, whichever command waits."""
     filled(tmp_path, job(1, "f.csv"))
+    source = tmp_path / "g.txt"
+    source.write_text("why?\n")
+    what = ["wait", "f.csv"] if command == "wait" else ["submit", "--wait", str(source)]
 
-    with on_terminal("wait", "f.csv", "--config", tmp_path / "promptspool.toml") as process:
-        process.expect_exact("f.csv")
+    with on_terminal(*what, "--config", tmp_path / "promptspool.toml") as process:
+        process.expect(r"[fg]\.(csv|txt) .*%")
         process.sendintr()
         rest = process.read()
         process.wait()

@@ -178,6 +178,6 @@ def submit(  # noqa: PLR0913 - one for each option
     if not wait:
         return 0
 
-    from promptspool.tell.waiting import wait_for
+    from promptspool.cli.reading import waited
 
-    return 0 if wait_for(settings, *names, since=began_at) else FAILED
+    return waited(settings, *names, since=began_at)

@@ -183,13 +183,20 @@ def wait(
     Example: promptspool wait may.csv --timeout 24h && mail -s done me < /dev/null
     """  # noqa: D301 - typer's mark for lines to be left alone
     from promptspool.settings import load
-    from promptspool.tell.waiting import wait_for
 
     timeout_s = None if timeout is None else _span("--timeout", timeout)
-    settings = load(config, spool=spool)
+
+    return waited(load(config, spool=spool), *jobs, timeout_s=timeout_s)
+
+
+def waited(
+    settings: Settings, *names: str, since: float | None = None, timeout_s: float | None = None
+) -> int:
+    """Wait as `wait_for` does, until Ctrl-C at the latest, and return the exit code."""
+    from promptspool.tell.waiting import wait_for
 
     try:
-        is_good = wait_for(settings, *jobs, timeout_s=timeout_s)
+        is_good = wait_for(settings, *names, since=since, timeout_s=timeout_s)
     except KeyboardInterrupt:
         remark("no longer waited for; the work goes on")
 
