@@ -29,7 +29,7 @@ def refused(
         model="m",
         requests=requests,
         size_bytes=100,
-        sha256="0" * 64,
+        digest="0" * 64,
         waits=waits,
         reuploads=reuploads,
         halvings=halvings,

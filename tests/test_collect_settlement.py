@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import tracemalloc
 from collections import defaultdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +102,7 @@ class Desk:
             model="gpt-5-mini",
             requests=len(good),
             size_bytes=len(requests),
-            sha256=hashlib.sha256(requests).hexdigest(),
+            digest="b3-" + blake3(requests).hexdigest(),
             give_up_at=GIVE_UP_AT,
             input_file="file-1",
         )
@@ -154,7 +154,7 @@ class Desk:
         for successor in result.successors:
             data = (self.folder / f"{successor.id}.requests.jsonl").read_bytes()
             assert (successor.size_bytes, successor.requests) == (len(data), data.count(b"\n"))
-            assert successor.sha256 == hashlib.sha256(data).hexdigest()
+            assert successor.digest == "b3-" + blake3(data).hexdigest()
 
         return result
 
@@ -166,7 +166,7 @@ class Desk:
             parent=parent.id,
             requests=planned.requests,
             size_bytes=planned.size_bytes,
-            sha256=planned.sha256,
+            digest=planned.digest,
             attempt=planned.attempt,
             waits=planned.waits,
             halvings=planned.halvings,
@@ -385,7 +385,7 @@ def test_no_room_waits_with_the_same_upload(desk: Desk) -> None:
     (successor,) = desk.settled(batch, **REFUSAL, errors=errors, attempt=1, waits=2).successors
 
     assert (successor.attempt, successor.waits, successor.delay_s) == (1, 3, 240.0)
-    assert (successor.input_file, successor.sha256) == ("file-1", batch.sha256)
+    assert (successor.input_file, successor.digest) == ("file-1", batch.digest)
 
     again = desk.follow(batch, successor)
     (successor,) = desk.settled(again, **REFUSAL, errors=errors, waits=500).successors
@@ -622,7 +622,7 @@ def test_the_summary_adds_up(desk: Desk) -> None:
     manifest = Manifest(
         job=JOB,
         source="may.jsonl",
-        sha256="0",
+        digest="0",
         rows=4,
         bad_rows=1,
         give_up_at=GIVE_UP_AT,

@@ -63,7 +63,7 @@ class Desk:
             model=planned.model,
             requests=planned.requests,
             size_bytes=planned.size_bytes,
-            sha256=planned.sha256,
+            digest=planned.digest,
             give_up_at=0.0,
         )
 
@@ -92,7 +92,7 @@ def desk(folder: Path, name: str, data: bytes, **profile: Any) -> Desk:
     dropped = Dropped(
         original=folder / "original",
         source=name,
-        sha256="ab" * 32,
+        digest="ab" * 32,
         job=JOB,
         profile=ProfileSettings.model_validate({"model": "m", **profile}),
         limits=Limits(max_requests=50_000, max_bytes=190_000_000, max_inputs=50_000),

@@ -233,7 +233,7 @@ def test_successors_share_what_was_expected(tmp_path: Path) -> None:
         model=first.model,
         requests=first.requests,
         size_bytes=first.size_bytes,
-        sha256=first.sha256,
+        digest=first.digest,
         estimated_input=first.estimated_input,
         estimated_output=first.estimated_output,
         give_up_at=1e12,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import tracemalloc
 from collections import defaultdict
@@ -10,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ def planned(
     dropped = Dropped(
         original=folder / "original",
         source=source,
-        sha256="ab" * 32,
+        digest="ab" * 32,
         job=JOB,
         profile=ProfileSettings.model_validate({"model": "gpt-5-mini", **changes}),
         limits=limits,
@@ -97,7 +97,7 @@ def test_a_file_becomes_a_plan(tmp_path: Path) -> None:
     assert batch.id == f"{JOB}.1"
     assert (batch.endpoint, batch.model) == ("/v1/chat/completions", "gpt-5-mini")
     assert (batch.requests, batch.size_bytes) == (2, file.stat().st_size)
-    assert batch.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert batch.digest == "b3-" + blake3(file.read_bytes()).hexdigest()
     assert [one["custom_id"] for one in requests_of(tmp_path, batch.id)] == [f"{JOB}-0", f"{JOB}-2"]
 
 
@@ -318,7 +318,8 @@ def test_no_batch_exceeds_a_limit(
 
         for batch in splitter.finish():
             data = (folder / f"{batch.id}.requests.jsonl").read_bytes()
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (batch.size_bytes, batch.sha256)
+            assert len(data) == batch.size_bytes
+            assert batch.digest == "b3-" + blake3(data).hexdigest()
             assert data.count(b"\n") == batch.requests
             found[batch.endpoint, batch.model].append(data)
 

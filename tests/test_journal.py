@@ -63,7 +63,7 @@ BATCH = Batch(
     model="m",
     requests=10,
     size_bytes=100,
-    sha256="0",
+    digest="0",
     give_up_at=NOW,
     due_at=NOW,
     remote_id="batch_1",
@@ -136,7 +136,7 @@ def test_doubt_is_no_end() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "outcome", "event"),
     [
-        ("claimed", "planned", Planned(batches=(), requests=1, sha256="0"), "job.planned"),
+        ("claimed", "planned", Planned(batches=(), requests=1, digest="0"), "job.planned"),
         ("settled", "delivered", Delivered(stem=b"a", results=1, errors=0), "job.delivered"),
         ("delivered", "done", Tidied(), "job.tidied"),
         ("unusable", "rejected", Rejected(), "job.rejected"),

@@ -116,7 +116,7 @@ def batch_of(**changes: Any) -> Batch:
         "model": "gpt-5-mini",
         "requests": 10,
         "size_bytes": 1000,
-        "sha256": "0" * 64,
+        "digest": "0" * 64,
         "give_up_at": NOW + 259_200,
         "due_at": NOW,
     }
@@ -180,7 +180,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
         Planned,
         batches=st.just(()),
         requests=st.just(1),
-        sha256=st.just("0"),
+        digest=st.just("0"),
         held=st.none() | st.just("too dear"),
     ),
     st.just(Unusable(reason="empty")),

@@ -511,7 +511,7 @@ def planned(folder: Path, job: JobId, data: bytes, *, policy: str) -> Manifest:
     found = Dropped(
         original=folder / "original",
         source="may.jsonl",
-        sha256="ab" * 32,
+        digest="ab" * 32,
         job=job,
         profile=ProfileSettings.model_validate({"model": "m", "on_duplicate_id": policy}),
         limits=OPENAI,
@@ -648,7 +648,7 @@ def delivered(root: Path) -> tuple[Spool, Job]:
     job = Job(
         id=FIRST, name=b"f.jsonl", stem=b"f.jsonl", profile="default", provider="openai",
         base_url="https://api.example.com/v1", status=JobStatus.DONE, claimed_at=START,
-        size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), results=1, errors=2,
+        size_bytes=len(data), digest=hashlib.sha256(data).hexdigest(), results=1, errors=2,
     )  # fmt: skip
 
     return spool, job
@@ -772,7 +772,7 @@ def test_a_job_whose_files_are_not_as_delivered_is_refused(tmp_path: Path, damag
         ({"results": None}, "is not delivered"),
         ({"errors": 0, "results": 3}, "has no errors"),
         ({"profile": "reviews"}, "there is no profile 'reviews'"),
-        ({"sha256": None}, "is not what was answered"),
+        ({"digest": None}, "is not what was answered"),
     ],
 )
 def test_a_job_that_cannot_be_retried_is_refused(

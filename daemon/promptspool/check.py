@@ -148,7 +148,7 @@ def _plan(
         profile,
         original=path,
         source=shown(os.fsencode(path.name)),
-        sha256="",  # nobody will ask
+        digest="",  # nobody will ask
         job=mint(0.0),
         give_up_at=0.0,
     )

@@ -55,14 +55,14 @@ class Context:
     taken: set[bytes]
     """Stems that live jobs have reserved."""
     contents: dict[str, JobId] = field(default_factory=dict)
-    """By SHA-256, which job of this process came first with that content."""
+    """By digest, which job of this process came first with that content."""
 
-    def first_with(self, sha256: str, job: JobId) -> JobId:
+    def first_with(self, digest: str, job: JobId) -> JobId:
         """Return the job of this process that first asked for a content, *job* if there is none."""
         if len(self.contents) >= MAX_CONTENTS:
             del self.contents[next(iter(self.contents))]
 
-        return self.contents.setdefault(sha256, job)
+        return self.contents.setdefault(digest, job)
 
     def account(self, name: str, base_url: str | None = None) -> Account:
         """Return the account called *name*, which must still have the address *base_url*.

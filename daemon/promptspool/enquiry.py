@@ -24,7 +24,13 @@ from promptspool.errors import (
 )
 from promptspool.model import RemoteStatus
 from promptspool.outcomes import Created, Failed, Missed, Polled, Trouble
-from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, RemoteFile
+from promptspool.provider.base import (
+    BATCH_KEY,
+    DIGEST_KEY,
+    EARLIER_DIGEST_KEY,
+    SPOOL_KEY,
+    RemoteFile,
+)
 from promptspool.provider.listing import sweep
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ def upload_name(context: Context, batch: Batch) -> str:
     # An upload that went missing may still be listed: the next has another name.
     again = f"-{batch.reuploads}" if batch.reuploads else ""
 
-    return f"promptspool-{context.spool_id}-{batch.id}-{batch.sha256[:12]}{again}.jsonl"
+    return f"promptspool-{context.spool_id}-{batch.id}-{batch.digest[:12]}{again}.jsonl"
 
 
 def _job_of(context: Context, file: RemoteFile) -> str | None:
@@ -194,7 +200,9 @@ def found(batch: Batch, remote: RemoteBatch) -> Outcome:
 
     Raises `Bug` for such a one.
     """
-    if remote.metadata.get(SHA256_KEY) != batch.sha256:
+    noted = remote.metadata.get(DIGEST_KEY) or remote.metadata.get(EARLIER_DIGEST_KEY)
+
+    if noted != batch.digest:
         raise Bug(f"{remote.id} at the provider is {batch.id} but holds other requests")
 
     return Created(remote=remote, found=True)
@@ -217,7 +225,7 @@ async def nameless(
             is_made = remote.input_file is not None and remote.input_file == batch.input_file
 
             if is_made and BATCH_KEY not in remote.metadata and remote.id not in known:
-                metadata = {BATCH_KEY: batch.id, SHA256_KEY: batch.sha256}
+                metadata = {BATCH_KEY: batch.id, DIGEST_KEY: batch.digest}
                 made[batch.id] = replace(remote, metadata=metadata)
 
     return made

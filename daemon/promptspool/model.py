@@ -171,7 +171,7 @@ class Job:
     planned_at: float | None = None
     delivered_at: float | None = None
     size_bytes: int = 0
-    sha256: str | None = None
+    digest: str | None = None
     """Of the original; None before it is planned."""
     requests: int | None = None
     """Rows of the file, bad ones too; None before it is planned."""
@@ -225,7 +225,7 @@ class Batch:
     """Its job's."""
     requests: int
     size_bytes: int
-    sha256: str
+    digest: str
     """Of its request file, which is fixed before this row exists."""
     attempt: int = 0
     """How often the model had been asked each of its requests before this batch."""

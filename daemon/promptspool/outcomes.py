@@ -24,7 +24,7 @@ class Planned:
 
     batches: tuple[Batch, ...]
     requests: int
-    sha256: str
+    digest: str
     format: str = "jsonl"
     """What the file was read as."""
     bad_rows: int = 0

@@ -6,7 +6,6 @@ request can be made, and `ProviderError` and `OSError` (environment).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -61,8 +60,8 @@ def finished_plan(folder: Path) -> Manifest | None:
         return None
 
 
-def fresh_plan(context: Context, job: Job, folder: Path, *, sha256: str) -> Manifest:
-    """Make request files of the original, whose hash is *sha256*, and the manifest last."""
+def fresh_plan(context: Context, job: Job, folder: Path, *, digest: str) -> Manifest:
+    """Make request files of the original, whose digest is *digest*, and the manifest last."""
     settings = context.settings
     claim = read_own(folder / "claim.json", Claim)
 
@@ -83,7 +82,7 @@ def fresh_plan(context: Context, job: Job, folder: Path, *, sha256: str) -> Mani
         profile,
         original=folder / "original",
         source=job.shown,
-        sha256=sha256,
+        digest=digest,
         job=job.id,
         give_up_at=job.claimed_at + settings.retry.max_age,
     )
@@ -131,7 +130,7 @@ def dropped(  # noqa: PLR0913 (one keyword for each thing that decides what is s
     *,
     original: Path,
     source: str,
-    sha256: str,
+    digest: str,
     job: JobId,
     give_up_at: float,
 ) -> intake.Dropped:
@@ -139,7 +138,7 @@ def dropped(  # noqa: PLR0913 (one keyword for each thing that decides what is s
     return intake.Dropped(
         original=original,
         source=source,
-        sha256=sha256,
+        digest=digest,
         job=job,
         profile=profile,
         limits=intake.Limits(
@@ -194,12 +193,6 @@ def unknown_profile(name: str, settings: Settings) -> str:
     )
 
 
-def content_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def note_rejection(folder: Path, job: Job, error: BadInput) -> None:
     """Keep the reason beside the original, unless intake has written a fuller one."""
     note = folder / "rejection.json"
@@ -228,7 +221,7 @@ def batch_row(
         priority=job.priority,
         requests=planned.requests,
         size_bytes=planned.size_bytes,
-        sha256=planned.sha256,
+        digest=planned.digest,
         attempt=planned.attempt,
         waits=planned.waits,
         reuploads=planned.reuploads,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from promptspool.collect.verdict import code_of, parsed
+from promptspool.digest import Hasher, digest_read
 from promptspool.errors import ConfigError, PromptspoolError
 from promptspool.model import JobId, JobStatus, shown
 from promptspool.planning import unknown_profile
@@ -97,7 +98,7 @@ def retryable(spool: Spool, settings: Settings, job: Job) -> Retryable:
     found, _ = _found(spool, settings, job, taken=())
 
     with _opened(_original(spool, job)) as file:
-        _check_content(job, hashlib.file_digest(file, "sha256").hexdigest())
+        _check_content(job, digest_read(file, like=job.digest))
 
     return found
 
@@ -150,7 +151,7 @@ def _make(spool: Spool, job: Job, claim: Claim, folder: Path) -> None:
 def _fill(spool: Spool, job: Job, claim: Claim, part: Path) -> None:
     original, sidecar = _original(spool, job), sidecar_of(_original(spool, job))
     kept = Retry(job=job.id, kept=job.results or 0, failed=job.errors or 0)
-    _check_content(job, _copied(original, part / "original"))
+    _check_content(job, _copied(original, part / "original", like=job.digest))
     _named_again(_delivered(spool, job, "results.jsonl"), part / KEPT)
 
     if sidecar.exists():
@@ -254,8 +255,8 @@ def _unreadable(path: Path, error: OSError) -> NotRetryable:
     return NotRetryable(f"{path} cannot be read: {error.strerror}")
 
 
-def _check_content(job: Job, sha256: str) -> None:
-    if job.sha256 != sha256:
+def _check_content(job: Job, digest: str) -> None:
+    if job.digest != digest:
         reason = f"the original of {job.shown} in done/ is not what was answered; drop it again"
         raise NotRetryable(reason)
 
@@ -288,25 +289,25 @@ def _codes(path: Path, expected: int) -> dict[str, int]:
 # What it leaves.
 
 
-def _copied(source: Path, target: Path) -> str:
-    """Copy a file, durably and for the same readers; return the SHA-256 of what was copied.
+def _copied(source: Path, target: Path, *, like: str | None = None) -> str:
+    """Copy a file, durably and for the same readers; return the digest of what was copied.
 
     A link would have to be trusted not to change, and may not be made of a file of somebody else's.
     """
-    digest = hashlib.sha256()
+    hasher = Hasher(like=like)
 
     with _opened(source) as file, target.open("xb") as copy:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         os.fchmod(copy.fileno(), mode | stat.S_IRUSR)
 
         for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
-            digest.update(block)
+            hasher.update(block)
             copy.write(block)
 
         copy.flush()
         os.fsync(copy.fileno())
 
-    return digest.hexdigest()
+    return hasher.digest()
 
 
 def _named_again(source: Path, target: Path) -> None:

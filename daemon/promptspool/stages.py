@@ -31,6 +31,7 @@ import anyio.to_thread
 import structlog
 
 from promptspool import collect, delivery, enquiry, gate, notices, planning
+from promptspool.digest import digest_of, earlier_digest_of
 from promptspool.errors import (
     BadInput,
     Blocked,
@@ -80,7 +81,7 @@ from promptspool.outcomes import (
 )
 from promptspool.policy import WITHDRAWN
 from promptspool.pricing import is_too_small, total
-from promptspool.provider.base import BATCH_KEY, SHA256_KEY, SPOOL_KEY, Submission
+from promptspool.provider.base import BATCH_KEY, DIGEST_KEY, SPOOL_KEY, Submission
 from promptspool.provider.listing import sweep
 from promptspool.spool import keep_longer, remove_folder
 
@@ -124,13 +125,13 @@ async def plan(context: Context, job: Job) -> Outcome:
 
         if manifest is None:
             _check_wanted(job)
-            sha256 = await anyio.to_thread.run_sync(planning.content_hash, folder / "original")
+            digest = await anyio.to_thread.run_sync(digest_of, folder / "original")
 
             if job.retry_of is None:  # a retry has the content of the job before it
-                await _check_content(context, job, folder, sha256)
+                await _check_content(context, job, folder, digest)
 
             manifest = await anyio.to_thread.run_sync(
-                partial(planning.fresh_plan, context, job, folder, sha256=sha256)
+                partial(planning.fresh_plan, context, job, folder, digest=digest)
             )
     except BadInput as error:
         await anyio.to_thread.run_sync(planning.note_rejection, folder, job, error)
@@ -164,7 +165,7 @@ async def _planned(context: Context, job: Job, manifest: Manifest) -> Planned:
     return Planned(
         batches=tuple(rows) if kept is None else (kept, *rows),
         requests=manifest.rows,
-        sha256=manifest.sha256,
+        digest=manifest.digest,
         format=manifest.format,
         bad_rows=manifest.bad_rows,
         prompt_columns=tuple(manifest.prompt_columns),
@@ -179,16 +180,16 @@ def _check_wanted(job: Job) -> None:
         raise BadInput(WITHDRAWN, code=CANCELLED)
 
 
-async def _check_content(context: Context, job: Job, folder: Path, sha256: str) -> None:
+async def _check_content(context: Context, job: Job, folder: Path, digest: str) -> None:
     """Say when the same content was dropped before, or refuse it where the profile says so."""
-    first = context.first_with(sha256, job.id)
-    earlier = await context.store.job_with_content(sha256, other_than=job.id)
+    first = context.first_with(digest, job.id)
+    earlier = await _earlier(context, job, folder, digest)
 
     if earlier is None and first != job.id:
         earlier = await context.store.job(first)  # it is being planned at this moment, unless
 
         if earlier is None or earlier.status in (JobStatus.UNUSABLE, JobStatus.REJECTED):
-            context.contents[sha256], earlier = job.id, None
+            context.contents[digest], earlier = job.id, None
 
     if earlier is None:
         return
@@ -199,6 +200,18 @@ async def _check_content(context: Context, job: Job, folder: Path, sha256: str) 
     if profile is not None and profile.on_same_content == "skip":
         message = f"the same content was dropped before, as {earlier.shown} (job {earlier.id})"
         raise BadInput(message, code="same_content")
+
+
+async def _earlier(context: Context, job: Job, folder: Path, digest: str) -> Job | None:
+    """Return the first job with the content of *job*, also one that an earlier version noted."""
+    store = context.store
+    earlier = await store.job_with_content(digest, other_than=job.id)
+
+    if earlier is None and await store.is_known_size(job.size_bytes, other_than=job.id):
+        noted = await anyio.to_thread.run_sync(earlier_digest_of, folder / "original")
+        earlier = await store.job_with_content(noted, other_than=job.id)
+
+    return earlier
 
 
 async def reject(context: Context, job: Job) -> Outcome:
@@ -303,7 +316,9 @@ def _is_settled(context: Context, batch: Batch) -> bool:
 async def _sent(context: Context, account: Account, batch: Batch, name: str) -> Outcome:
     path = context.spool.requests_file(batch.job, batch.id)
 
-    if await anyio.to_thread.run_sync(planning.content_hash, path) != batch.sha256:
+    found = await anyio.to_thread.run_sync(partial(digest_of, path, like=batch.digest))
+
+    if found != batch.digest:
         raise SpoolError(f"{path} was changed since it was planned; nothing of it is submitted")
 
     try:
@@ -358,7 +373,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
         completion_window=account.settings.completion_window,
         requests_file=context.spool.requests_file(batch.job, batch.id),
         input_file=batch.input_file,
-        metadata={SPOOL_KEY: context.spool_id, BATCH_KEY: batch.id, SHA256_KEY: batch.sha256},
+        metadata={SPOOL_KEY: context.spool_id, BATCH_KEY: batch.id, DIGEST_KEY: batch.digest},
     )
 
     try:

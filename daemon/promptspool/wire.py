@@ -192,7 +192,19 @@ class Usage(msgspec.Struct, kw_only=True, frozen=True):
         )
 
 
-class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
+class _Digested(msgspec.Struct, kw_only=True, frozen=True):
+    digest: str = ""
+    """Of the request file, or of the dropped file; see `promptspool.digest`."""
+    sha256: str | msgspec.UnsetType = msgspec.UNSET
+    """What an earlier version noted in its place; never written."""
+
+    def __post_init__(self) -> None:
+        if self.sha256 is not msgspec.UNSET:
+            msgspec.structs.force_setattr(self, "digest", self.sha256)
+            msgspec.structs.force_setattr(self, "sha256", msgspec.UNSET)
+
+
+class PlannedBatch(_Digested, kw_only=True, frozen=True):
     """One request file."""
 
     id: BatchId
@@ -200,7 +212,6 @@ class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
     model: str
     requests: int
     size_bytes: int
-    sha256: str
     attempt: int = 0
     waits: int = 0
     reuploads: int = 0
@@ -215,14 +226,12 @@ class PlannedBatch(msgspec.Struct, kw_only=True, frozen=True):
     """The upload it shares with its parent; None when it needs its own."""
 
 
-class Manifest(msgspec.Struct, kw_only=True, frozen=True):
+class Manifest(_Digested, kw_only=True, frozen=True):
     """A finished plan."""
 
     job: JobId
     source: str
     """The dropped file's name, for people."""
-    sha256: str
-    """Of the original."""
     format: str = "jsonl"
     """What it was read as."""
     table: str | None = None

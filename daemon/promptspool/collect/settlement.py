@@ -8,7 +8,6 @@ through (environment).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -30,6 +29,7 @@ from promptspool.collect.ruling import (
 )
 from promptspool.collect.usage import NONE, usage_of
 from promptspool.collect.verdict import Verdict
+from promptspool.digest import Hasher
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
 from promptspool.outcomes import Doubtful
@@ -126,13 +126,13 @@ class _RequestFile:
         path.unlink(missing_ok=True)
         self._file: BinaryIO = stack.enter_context(path.open("xb"))
         self._path = path
-        self._digest = hashlib.sha256()
+        self._hasher = Hasher()
         self.requests = 0
         self.size_bytes = 0
 
     def add(self, line: bytes) -> None:
         self._file.write(line)
-        self._digest.update(line)
+        self._hasher.update(line)
         self.requests += 1
         self.size_bytes += len(line)
 
@@ -140,7 +140,7 @@ class _RequestFile:
         self._file.close()
         sync_file(self._path)
 
-        return self._digest.hexdigest()
+        return self._hasher.digest()
 
 
 def _written(folder: Path, batch: Batch, rows: Sequence[int], ruling: Ruling) -> SettledBatch:
@@ -210,7 +210,7 @@ def _copied(folder: Path, batch: Batch, name: BatchId, heir: Heir) -> PlannedBat
         shutil.copyfile(source, target)
         sync_file(target)
 
-    return _successor(batch, name, heir, batch.requests, batch.size_bytes, batch.sha256)
+    return _successor(batch, name, heir, batch.requests, batch.size_bytes, batch.digest)
 
 
 def _divided(
@@ -242,7 +242,7 @@ def _divided(
 
 
 def _successor(  # noqa: PLR0913, PLR0917 (the fields of the one thing it makes)
-    batch: Batch, name: BatchId, heir: Heir, requests: int, size_bytes: int, sha256: str
+    batch: Batch, name: BatchId, heir: Heir, requests: int, size_bytes: int, digest: str
 ) -> PlannedBatch:
     return PlannedBatch(
         id=name,
@@ -250,7 +250,7 @@ def _successor(  # noqa: PLR0913, PLR0917 (the fields of the one thing it makes)
         model=batch.model,
         requests=requests,
         size_bytes=size_bytes,
-        sha256=sha256,
+        digest=digest,
         attempt=heir.attempt,
         waits=heir.waits,
         reuploads=heir.reuploads,

@@ -9,13 +9,13 @@ not go together, and lets `OSError` through (environment).
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from promptspool.digest import Hasher
 from promptspool.errors import BadInput
 from promptspool.model import batch_id
 from promptspool.spool import read_own, sync_file
@@ -53,7 +53,7 @@ class Kept:
         self._answers = answers
         self._requests = requests
         self._output = output
-        self._digest = hashlib.sha256()
+        self._hasher = Hasher()
         self._size_bytes = 0
         self._next = self._read()
 
@@ -68,7 +68,7 @@ class Kept:
         request = b'{"custom_id":"%s"}\n' % wire
         line = b'{"id":%s,"custom_id":"%s","response":%s,"error":null}\n'
         self._requests.write(request)
-        self._digest.update(request)
+        self._hasher.update(request)
         self._size_bytes += len(request)
         self._output.write(line % (bytes(answer.id), wire, bytes(answer.response)))
         self.count += 1
@@ -87,7 +87,7 @@ class Kept:
             model=profile.model,
             requests=self.count,
             size_bytes=self._size_bytes,
-            sha256=self._digest.hexdigest(),
+            digest=self._hasher.digest(),
         )
 
     def _read(self) -> AnswerLine | None:

@@ -63,7 +63,7 @@ class Dropped:
     original: Path
     source: str
     """Its name, for people and for its extension."""
-    sha256: str
+    digest: str
     job: JobId
     profile: ProfileSettings
     limits: Limits
@@ -239,7 +239,7 @@ class _Planning:
         return Manifest(
             job=dropped.job,
             source=dropped.source,
-            sha256=dropped.sha256,
+            digest=dropped.digest,
             format=found.format.name,
             table=_table(found),
             max_row_bytes=dropped.limits.max_bytes,

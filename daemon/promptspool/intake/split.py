@@ -8,11 +8,11 @@ Raises `BadInput` for a request that fits no file (bad data) and lets `OSError` 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from promptspool.digest import Hasher
 from promptspool.errors import BadInput
 from promptspool.intake.request import WITHOUT_TEXT
 from promptspool.model import JobId, batch_id
@@ -60,7 +60,7 @@ class _Part:
     output_tokens: int = 0
     answer_tokens: int
     """Expected of an answer that is not limited."""
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    hasher: Hasher = field(default_factory=Hasher)
     pending: list[bytes] = field(default_factory=list)
     pending_bytes: int = 0
 
@@ -150,7 +150,7 @@ class Splitter:
                 model=part.model,
                 requests=part.requests,
                 size_bytes=part.size_bytes,
-                sha256=part.digest.hexdigest(),
+                digest=part.hasher.digest(),
                 estimated_input=part.input_tokens,
                 estimated_output=part.output_tokens,
             )
@@ -193,7 +193,7 @@ class Splitter:
         with self._path(part).open("ab") as file:
             file.write(data)
 
-        part.digest.update(data)
+        part.hasher.update(data)
         self._pending_bytes -= part.pending_bytes
         part.pending.clear()
         part.pending_bytes = 0

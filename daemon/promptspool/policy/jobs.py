@@ -85,7 +85,7 @@ def _planned(moved: Job, planned: Planned, now: float) -> Job:
         planned_at=now,
         requests=planned.requests,
         bad_rows=planned.bad_rows,
-        sha256=planned.sha256,
+        digest=planned.digest,
         estimated_usd=planned.estimated_usd,
         why=planned.held,
     )

@@ -27,8 +27,11 @@ SPOOL_KEY = "promptspool_spool"
 BATCH_KEY = "promptspool_batch"
 """Metadata key of our batch id: what a batch is found by after an unclear answer."""
 
-SHA256_KEY = "promptspool_sha256"
-"""Metadata key of the request file's hash: a batch that holds other bytes is not ours to adopt."""
+DIGEST_KEY = "promptspool_digest"
+"""Metadata key of the request file's digest: what holds other bytes is not ours to adopt."""
+
+EARLIER_DIGEST_KEY = "promptspool_sha256"
+"""The same of earlier versions, whose batches may still run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

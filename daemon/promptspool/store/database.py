@@ -208,15 +208,25 @@ class Store:
 
         return await self._rows(Job, live, ())
 
-    async def job_with_content(self, sha256: str, *, other_than: JobId) -> Job | None:
+    async def job_with_content(self, digest: str, *, other_than: JobId) -> Job | None:
         """Return the oldest other usable job with the same original, None if there is none."""
         rows = await self._rows(
             Job,
-            "WHERE sha256 = ? AND id != ? AND status != 'rejected' ORDER BY id LIMIT 1",
-            (sha256, other_than),
+            "WHERE digest = ? AND id != ? AND status != 'rejected' ORDER BY id LIMIT 1",
+            (digest, other_than),
         )
 
         return rows[0] if rows else None
+
+    async def is_known_size(self, size_bytes: int, *, other_than: JobId) -> bool:
+        """Tell whether an earlier version, with its own digests, noted a job of this size."""
+        rows = await self._fetch(
+            "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_earlier WHERE size_bytes = ? "
+            "AND digest NOT LIKE 'b3-%' AND id != ?)",
+            (size_bytes, other_than),
+        )
+
+        return bool(rows[0][0])
 
     async def providers(self) -> dict[str, ProviderState]:
         """Return the state of every provider by name."""

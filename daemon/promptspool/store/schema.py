@@ -228,5 +228,11 @@ SCHEMA = (
         PRIMARY KEY (provider, day)
     ) STRICT;
     """,
+    """
+    ALTER TABLE jobs RENAME COLUMN sha256 TO digest;
+    ALTER TABLE batches RENAME COLUMN sha256 TO digest;
+
+    CREATE INDEX jobs_earlier ON jobs (size_bytes) WHERE digest NOT LIKE 'b3-%';
+    """,
 )
 """Numbered migrations: entry n takes a database from `user_version` n to n + 1."""
