@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from promptspool.errors import BadInput
 from promptspool.intake.formats import Caps, check_container, opened
 from promptspool.intake.formats.archive import MAX_MEMBERS
-from promptspool.intake.rows import ReadOptions, Row
+from promptspool.intake.rows import ReadOptions, Row, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Opening:
         with opened(self.path, "may.zip", caps=CAPS, scratch=self.scratch) as found:
             wanted = ReadOptions(**{"max_row_bytes": 1_000_000, **options})
 
-            return list(found.format.read(found.source, wanted))
+            return list(spread(found.format.read(found.source, wanted)))
 
     def refusal(self, data: bytes, *, caps: Caps = CAPS) -> tuple[str, str]:
         """Return code and reason of the complaint about a whole archive."""
@@ -174,7 +174,8 @@ def test_what_systems_leave_is_left_out(opening: Opening) -> None:
     )
     found = opening(data)
 
-    assert [row.name for row in found.format.read(found.source, PLENTY)] == ["a.txt", "../up.txt"]
+    rows = spread(found.format.read(found.source, PLENTY))
+    assert [row.name for row in rows] == ["a.txt", "../up.txt"]
     assert (found.format.name, found.files) == ("zip", None)
     assert found.source.notes == {
         "archive": "2 documents, 5 files left out (hidden, or made by a system)"
@@ -301,7 +302,7 @@ def test_a_table_with_images_stands_for_the_archive(opening: Opening) -> None:
     assert found.source.notes["archive"] == (
         "the table set/prompts.jsonl, 2 images, 1 file left out (hidden, or made by a system)"
     )
-    [row] = found.format.read(found.source, PLENTY)
+    [row] = spread(found.format.read(found.source, PLENTY))
     assert row.columns == {"prompt": b'"p"', "image": b'"pics/a.png"'}
 
     assert found.files is not None
@@ -354,7 +355,7 @@ def test_a_lone_table_stands_for_the_archive(opening: Opening) -> None:
     """A zip is also just a way to make a file smaller; the table is confirmed by content, too."""
     found = opening(zipped(("rows.json", '[{"a": 1}, "b"]')))
 
-    assert [row.columns for row in found.format.read(found.source, PLENTY)] == [
+    assert [row.columns for row in spread(found.format.read(found.source, PLENTY))] == [
         {"a": b"1"},
         {"prompt": b'"b"'},
     ]

@@ -19,7 +19,7 @@ from pyarrow import feather, ipc, parquet
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats import columnar, columnar_files
-from promptspool.intake.rows import Added, ReadOptions, Row
+from promptspool.intake.rows import Added, ReadOptions, Row, spread
 from promptspool.worker import run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def read(path: Path, kind: str = "parquet", options: ReadOptions = OPTIONS) -> l
     """Return the rows of a file."""
     reader = columnar.read_parquet if kind == "parquet" else columnar.read_arrow
 
-    return list(reader(Dropped(path), options))
+    return list(spread(reader(Dropped(path), options)))
 
 
 def written(
@@ -532,7 +532,7 @@ def peak(function: Callable[..., object], *args: object) -> int:
 
 def use(path: Path) -> int:
     """Read a parquet file and write it with answers; return how many rows it has."""
-    count = sum(1 for _ in columnar.read_parquet(Dropped(path), OPTIONS))
+    count = sum(1 for _ in spread(columnar.read_parquet(Dropped(path), OPTIONS)))
     added = [Added("answer", "text")]
     cells = (("an answer " * 20,) for _ in range(count))
     columnar.write_parquet(Dropped(path), OPTIONS, path.with_name("results"), added, cells)

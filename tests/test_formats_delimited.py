@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats.delimited import read_delimited, write_delimited
-from promptspool.intake.rows import Added, ReadOptions
+from promptspool.intake.rows import Added, ReadOptions, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ def read(source: Dropped, how: ReadOptions | None = None) -> list[Read]:
     """Return line and values of each row, or the code of its fault."""
     rows: list[Read] = []
 
-    for row in read_delimited(source, how or options()):
+    for row in spread(read_delimited(source, how or options())):
         if row.columns is None:
             assert row.fault is not None
             assert row.fault.line == row.line
@@ -234,7 +234,7 @@ def test_columns_without_name_at_the_end_hold_nothing(tmp_path: Path) -> None:
 def test_another_number_of_fields_is_a_fault_of_the_row(tmp_path: Path) -> None:
     """A short or long row is told with both numbers and the usual cause; the others stand."""
     source = dropped(tmp_path, b"id,prompt\n1,a,b\n2\n3,c\n4,d,\n")
-    faults = [row.fault for row in read_delimited(source, options())]
+    faults = [row.fault for row in spread(read_delimited(source, options()))]
 
     assert [fault and fault.code for fault in faults] == [
         "wrong_field_count",
@@ -335,7 +335,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """200,000 rows are read and written in the memory of a few."""
     source = dropped(tmp_path, b"id,prompt\n" + b'1,"some text, to be read"\n' * 200_000)
     tracemalloc.start()
-    count = sum(row.columns is not None for row in read_delimited(source, options()))
+    count = sum(row.columns is not None for row in spread(read_delimited(source, options())))
     cells = (["an answer"] for _ in range(count))
     write_delimited(source, options(), tmp_path / "out.csv", [ANSWER], cells)
     _, peak = tracemalloc.get_traced_memory()

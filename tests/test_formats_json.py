@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from promptspool.errors import BadInput
 from promptspool.intake.formats.json_files import read_json, read_jsonl
 from promptspool.intake.formats.json_scan import MAX_DEPTH
-from promptspool.intake.rows import ReadOptions, Row
+from promptspool.intake.rows import ReadOptions, Row, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,12 +72,12 @@ def rows(
     """Return the rows of a .json file."""
     raw = data.encode() if isinstance(data, str) else data
 
-    return list(read_json(Held(raw, max_read=max_read), options))
+    return list(spread(read_json(Held(raw, max_read=max_read), options)))
 
 
 def line_rows(data: bytes, *, options: ReadOptions = PLENTY) -> list[Row]:
     """Return the rows of a .jsonl file."""
-    return list(read_jsonl(Held(data), options))
+    return list(spread(read_jsonl(Held(data), options)))
 
 
 def parsed(found: list[Row]) -> list[dict[str, Any]]:
@@ -166,7 +166,7 @@ def test_the_one_array_in_an_object_is_its_elements(
     data = json.dumps(dict(members), indent=1).encode()
     source = Held(data, max_read=max_read)
 
-    assert parsed(list(read_json(source, PLENTY))) == [as_row(one) for one in elements]
+    assert parsed(list(spread(read_json(source, PLENTY)))) == [as_row(one) for one in elements]
     assert source.notes == {"layout": "the array 'data' of an object"}
 
 
@@ -407,7 +407,7 @@ def test_whatever_bytes_are_rows_or_refused(
         found: list[object] = []
 
         try:
-            for row in read_json(Held(broken, max_read=size), PLENTY):
+            for row in spread(read_json(Held(broken, max_read=size), PLENTY)):
                 assert (row.columns is None) is (row.fault is not None)
                 found.append((row.line, row.columns, row.fault and row.fault.reason))
         except BadInput as error:
@@ -516,7 +516,7 @@ def test_an_array_in_a_jsonl_is_accepted(start: bytes) -> None:
     """The most common mistake, simply accepted, and said."""
     source = Held(start + b'\n{"a": 1},\n"b"]')
 
-    assert parsed(list(read_jsonl(source, PLENTY))) == [{"a": 1}, {"prompt": "b"}]
+    assert parsed(list(spread(read_jsonl(source, PLENTY)))) == [{"a": 1}, {"prompt": "b"}]
     assert source.notes == {"layout": "one array, not an object a line"}
 
 
@@ -546,7 +546,7 @@ def test_large_rows_are_looked_at_without_being_taken_apart(
 
 def test_a_reader_is_lazy() -> None:
     """The rows before a broken place are given before it is reached."""
-    reading: Iterator[Row] = read_json(Held(b'["a", "b"'), PLENTY)
+    reading: Iterator[Row] = spread(read_json(Held(b'["a", "b"'), PLENTY))
 
     assert next(reading).columns == {"prompt": b'"a"'}
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from promptspool.errors import BadInput
 from promptspool.intake.formats import FORMATS, SUFFIXES, Caps, is_heavy, opened
 from promptspool.intake.formats.recognition import kind_of
-from promptspool.intake.rows import ReadOptions, Row
+from promptspool.intake.rows import ReadOptions, Row, spread
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -120,7 +120,7 @@ class Dropping:
 
         try:
             with opened(self.path, name, caps=caps, scratch=self.scratch) as found:
-                return list(found.format.read(found.source, PLENTY))
+                return list(spread(found.format.read(found.source, PLENTY)))
         finally:
             assert list(self.scratch.iterdir()) == []
 

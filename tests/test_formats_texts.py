@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats.texts import document, read_document, read_text
-from promptspool.intake.rows import ReadOptions, Row
+from promptspool.intake.rows import ReadOptions, Row, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def read(path: Path, data: bytes, *, reader: Reader = read_text, **options: Any)
     """Return the rows of a text file that holds *data*."""
     path.write_bytes(data)
 
-    return list(reader(OnDisk(path), ReadOptions(**{"max_row_bytes": PLENTY, **options})))
+    return list(spread(reader(OnDisk(path), ReadOptions(**{"max_row_bytes": PLENTY, **options}))))
 
 
 def prompts(found: list[Row]) -> list[tuple[int, str | None]]:
@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_the_file(path: Path, encoding: str | None) ->
     path.write_text(("words, " * 60 + "\n") * 50_000, encoding=encoding or "utf-8")
 
     tracemalloc.start()
-    count = sum(1 for _ in read_text(OnDisk(path), ReadOptions(max_row_bytes=PLENTY)))
+    count = sum(1 for _ in spread(read_text(OnDisk(path), ReadOptions(max_row_bytes=PLENTY))))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from promptspool.errors import BadInput
 from promptspool.intake import Caps, Dropped, Limits, plan
 from promptspool.intake.request import Request
 from promptspool.intake.split import Splitter
+from promptspool.intake.writing import Writing
 from promptspool.model import JobId
 from promptspool.settings import ProfileSettings
 from promptspool.wire import Manifest, PlannedRow
@@ -302,9 +304,11 @@ def test_no_batch_exceeds_a_limit(
     drawn: list[tuple[tuple[str, str], int, int]], limits: Limits
 ) -> None:
     """Whatever comes: within every limit, all of it, in order, in as few batches as can be."""
-    with TemporaryDirectory() as name:
+    with ExitStack() as stack:
+        name = stack.enter_context(TemporaryDirectory())
         folder = Path(name)
-        splitter = Splitter(folder=folder, job=JOB, limits=limits)
+        writing = stack.enter_context(Writing())
+        splitter = Splitter(folder=folder, job=JOB, limits=limits, writing=writing)
         expected = defaultdict(list)
 
         for number, ((url, model), size, inputs) in enumerate(drawn):

@@ -6,10 +6,10 @@ request can be made, and `ProviderError` and `OSError` (environment).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from promptspool import intake, worker
 from promptspool.collect.judge import Judge

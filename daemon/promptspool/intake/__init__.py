@@ -6,7 +6,9 @@
 """
 
 from promptspool.intake.formats import Caps, is_heavy
-from promptspool.intake.plan import Dropped, complaints, plan
+from promptspool.intake.index import complaints
+from promptspool.intake.plan import plan
+from promptspool.intake.planner import Dropped
 from promptspool.intake.split import Limits
 
 __all__ = ["Caps", "Dropped", "Limits", "complaints", "is_heavy", "plan"]

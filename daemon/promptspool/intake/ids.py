@@ -11,11 +11,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from promptspool.wire import PlannedRow
 
-_BUCKETS = 256
+_BUCKETS = 64
+"""Few enough for the processor's cache; the hashes in each fit into memory as a set."""
 
 
 class Repeat(NamedTuple):
@@ -29,20 +30,48 @@ class Repeat(NamedTuple):
 
 
 class Ids:
-    """Remembers that an id was there, not which."""
+    """Remembers that an id was there, not which.
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    Rows without an id of their own are named after their numbers, so only what others are called
+    can be the name of two: as long as there are no others, the numbers are all that is kept.
+    """
+
+    def __init__(self, stem: str) -> None:
+        """Begin with none; *stem* is what the names of rows without an id begin with."""
+        self._stem = stem
+        self._numbers = array("q")
         self._hashes = [array("q") for _ in range(_BUCKETS)]
+        self._has_names = False
 
-    def add(self, name: str) -> None:
-        """Note the id of the next row."""
-        digest = hash(name)  # salted by Python for each process, so nobody can aim at it
-        self._hashes[digest % _BUCKETS].append(digest)
+    def name(self, number: int) -> str:
+        """Return what a row without an id is called."""
+        return f"{self._stem}-{number}"
+
+    def add(self, names: Iterable[str]) -> None:
+        """Note the ids of the next rows."""
+        if not self._has_names:
+            self._has_names = True
+            self._hash(map(self.name, self._numbers))
+            self._numbers = array("q")
+
+        self._hash(names)
+
+    def add_unnamed(self, numbers: Sequence[int]) -> None:
+        """Note that the next rows have no ids, but these numbers, which no other rows have."""
+        if self._has_names:
+            self._hash(map(self.name, numbers))
+        else:
+            self._numbers.extend(numbers)
 
     def suspects(self) -> frozenset[int]:
         """Return the hashes that more than one row has; empty if all ids differ."""
         return frozenset(digest for bucket in self._hashes for digest in _repeated(bucket))
+
+    def _hash(self, names: Iterable[str]) -> None:
+        appends = [bucket.append for bucket in self._hashes]
+
+        for digest in map(hash, names):  # salted for each process, so nobody can aim at it
+            appends[digest % _BUCKETS](digest)
 
 
 def _repeated(bucket: array[int]) -> Iterator[int]:

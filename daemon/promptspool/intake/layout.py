@@ -10,13 +10,15 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from promptspool.errors import BadInput
 from promptspool.intake.values import described, is_blank, quoted, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from promptspool.intake.rows import Columns
+    from promptspool.intake.rows import Columns, Value
 
 PROMPT_NAMES = ("prompt", "text", "input", "question")
 """What a column of prompts is called, the likeliest first."""
@@ -31,6 +33,10 @@ _INTEGER = re.compile(rb"-?[0-9]+")
 # Answers are looked up by it, line by line, and may become files of that name.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+
+_MAX_DIGITS = 19
+
+_texts = msgspec.json.Decoder(list[str])
 
 _MAX_WORDS = 4
 """In the name of a column that is taken for the prompt because it is the only one."""
@@ -124,6 +130,40 @@ def found_id(columns: Columns, names: Sequence[str]) -> str | None:
             return _whole_number(raw, key=name)
 
     return None
+
+
+def found_ids(
+    columns: Mapping[str, Sequence[Value]], names: Sequence[str]
+) -> tuple[Sequence[str], frozenset[int]] | None:
+    """Return the ids of many rows, as `found_id` does, and which of the rows need that; or None.
+
+    The latter are those that have none in the first of the columns *names*, or a wrong one. None
+    stands for columns that are to be looked at row by row.
+    """
+    values = columns[names[0]]
+
+    try:
+        texts = _texts.decode(b"[%b]" % b",".join(values))
+    except msgspec.DecodeError:
+        digits = list(map(bytes, values))
+
+        return ([raw.decode() for raw in digits], frozenset()) if _are_whole(digits) else None
+
+    is_plain = all(map(str.strip, texts)) and max(map(len, texts)) <= MAX_ID_CHARACTERS
+
+    if is_plain and not _CONTROL.search("".join(texts)):
+        return texts, frozenset()
+
+    return texts, frozenset(place for place, text in enumerate(texts) if _is_odd_id(text))
+
+
+def _are_whole(values: Sequence[bytes]) -> bool:
+    """Tell whether all of *values* are whole numbers as most are, without a sign."""
+    return max(map(len, values)) < _MAX_DIGITS and all(map(bytes.isdigit, values))
+
+
+def _is_odd_id(text: str) -> bool:
+    return not text.strip() or len(text) > MAX_ID_CHARACTERS or bool(_CONTROL.search(text))
 
 
 def checked_id(text: str, *, key: str) -> str:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from promptspool.errors import BadInput
-from promptspool.intake.brought import FORBIDDEN, array_in_text, is_ready, ready_request
-from promptspool.intake.layout import PROMPT_NAMES, checked_id, found_id, layout
+from promptspool.intake.brought import array_in_text, is_ready, ready_request
+from promptspool.intake.frame import Frame, Plain, odd_prompts
+from promptspool.intake.layout import PROMPT_NAMES, checked_id, found_id, found_ids, layout
 from promptspool.intake.messages import brings_system, check_content
+from promptspool.intake.params import encoded_params
 from promptspool.intake.parts import image_urls
 from promptspool.intake.request import (
     BYTES_A_TOKEN,
@@ -30,17 +32,16 @@ from promptspool.intake.request import (
 )
 from promptspool.intake.templates import RowTemplate
 from promptspool.intake.values import MAX_SHOWN, described, is_blank, listed, member, text_of
-from promptspool.schema import request_member
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from promptspool.intake.layout import Layout
-    from promptspool.intake.rows import Columns, Files
+    from promptspool.intake.rows import Block, Columns, Files, Value
     from promptspool.settings import ProfileSettings
 
 MAX_NAMES = 20
 """Columns that `Renderer.prompt_columns` remembers."""
-
-_SCHEMA_NAME = "answer"
 
 _NUMBER = tuple(b"%c" % byte for byte in b"-0123456789")
 
@@ -72,10 +73,10 @@ class Renderer:
         # Only these two endpoints have a place for it.
         system = profile.system if has_messages else None
         self._system = msgspec.json.encode(system) if system else None
-        params = _encoded_params(profile)
+        params = encoded_params(profile)
         self._params = b"".join(b"," + member(name, raw) for name, raw in params.items())
         self._params_text_bytes, self._max_output = read_body(params)
-        self._before, self._after, self._frame_text_bytes = self._frame()
+        self._frame = self._frame_of_plain()
 
     def user_id(self, columns: Columns) -> str | None:
         """Return the user's own id of a row, None if it has none.
@@ -99,6 +100,38 @@ class Renderer:
         except msgspec.DecodeError as error:
             raise BadInput(f"broken JSON: {error}", code="invalid_json") from error
 
+    def plain(self, block: Block) -> Plain | None:
+        """Return what the rows of a block ask for, None if they are to be looked at one by one.
+
+        What it says of a row that is not odd is what `user_id` and `request` say.
+        """
+        columns, count = block.columns, len(block.lines)
+        where = self._layout_of(columns)
+        is_made = bool(where.brought or where.images) or ("url" in columns and "body" in columns)
+
+        if is_made or self._id is not None:
+            return None
+
+        contents: Sequence[Value] | None = None
+
+        if self._prompt is not None:
+            contents = self._prompt.column(columns, count)
+        elif where.prompt is not None:
+            contents = columns[where.prompt]
+
+        ids = found_ids(columns, where.ids) if where.ids else (None, frozenset[int]())
+
+        if contents is None or ids is None:
+            return None
+
+        is_ascii = block.is_ascii and self._prompt is None
+        odd = odd_prompts(contents, is_ascii=is_ascii) | ids[1]
+
+        if self._prompt is None and where.prompt is not None and len(odd) < count:
+            self._note(where.prompt)
+
+        return Plain(self._frame, contents, list(map(len, contents)), ids[0], odd)
+
     def _request(self, columns: Columns, where: Layout) -> Request:
         if is_ready(columns, has_template=self._prompt is not None):
             return self._ready(columns)
@@ -113,11 +146,11 @@ class Renderer:
         if where.images and (urls := image_urls(columns, where.images, self._files)):
             content = _with_images(self._url, prompt, urls)
 
-            return self._plain(content, text_bytes(content))
+            return self._frame.request(content, text_bytes(content))
 
-        return self._plain(prompt, len(prompt))
+        return self._frame.request(prompt, len(prompt))
 
-    def _layout_of(self, columns: Columns) -> Layout:
+    def _layout_of(self, columns: Collection[str]) -> Layout:
         """Return where a row has what; most rows have it where the row before them has it."""
         names = tuple(columns)
 
@@ -196,32 +229,28 @@ class Renderer:
             max_output=self._max_output,
         )
 
-    def _plain(self, content: bytes, size: int) -> Request:
-        """Put *content*, a prompt or a prompt with images, into a request.
-
-        *size* is how much of it is text.
-        """
-        return Request(
-            url=self._url,
-            model=self._model,
-            inputs=1 if self._url == EMBEDDINGS else 0,
-            fields=b"".join((self._before, content, self._after)),
-            input_tokens=(size + self._frame_text_bytes) // BYTES_A_TOKEN,
-            max_output=self._max_output,
-        )
-
-    def _frame(self) -> tuple[bytes, bytes, int]:
-        """Return what is before and after the content of every plain row, and how much is text."""
-        head = _head(self._url, self._model)
-        after = self._params + b"}"
+    def _frame_of_plain(self) -> Frame:
+        """Return what the requests of plain rows share."""
+        before, after = _head(self._url, self._model), self._params + b"}"
+        size = self._params_text_bytes
 
         if self._url == CHAT:
             start, end = b"[" + _system_message(self._system) + b'{"role":"user","content":', b"}]"
-            size = len(start) + len(end) + self._params_text_bytes
-            return head + start, end + after, size
+            size += len(start) + len(end)
+            before, after = before + start, end + after
+        else:
+            size += len(self._system or b"")
+            after = _instructions(self._system) + after
 
-        size = len(self._system or b"") + self._params_text_bytes
-        return head, _instructions(self._system) + after, size
+        return Frame(
+            url=self._url,
+            model=self._model,
+            inputs=1 if self._url == EMBEDDINGS else 0,
+            before=before,
+            after=after,
+            text_bytes=size,
+            max_output=self._max_output,
+        )
 
     def _prompt_text(self, columns: Columns, where: Layout) -> bytes:
         """Return the prompt of a plain row as a JSON string."""
@@ -335,46 +364,3 @@ def _missing_prompt(columns: Columns, where: Layout) -> BadInput:
     )
 
     return BadInput(reason, code="missing_prompt")
-
-
-def _encoded_params(profile: ProfileSettings) -> dict[str, bytes]:
-    """Return the profile's params and its schema as members of a body: JSON texts by their keys."""
-    structured = _structured(profile)
-    taken = {"model", PROMPT_FIELDS[profile.endpoint], *(name for name, _ in structured)}
-
-    if profile.endpoint == RESPONSES and profile.system:
-        taken.add("instructions")
-
-    for name, value in profile.params.items():
-        if name in FORBIDDEN and value is not False and value is not None:
-            reason = f"the profile's params hold {name!r}, which no batch can do; leave it out"
-            raise BadInput(reason, code="bad_profile", key=f"params.{name}")
-
-        if name in taken:
-            decider = "response_schema decides" if name in dict(structured) else "the rows decide"
-            reason = f"the profile's params hold {name!r}, which {decider}; leave it out"
-            raise BadInput(reason, code="bad_profile", key=f"params.{name}")
-
-    members = {name: _encoded(name, value) for name, value in profile.params.items()}
-
-    return {**members, **dict(structured)}
-
-
-def _encoded(name: str, value: object) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except (OverflowError, RecursionError, TypeError, ValueError) as error:
-        reason = f"the profile's params.{name} cannot be written as JSON: {error}"
-        raise BadInput(reason, code="bad_profile", key=f"params.{name}") from error
-
-
-def _structured(profile: ProfileSettings) -> list[tuple[str, bytes]]:
-    """Return the member of a body that asks for answers of the profile's schema, if it has one."""
-    if profile.response_schema is None:
-        return []
-
-    try:
-        return [request_member(profile.endpoint, _SCHEMA_NAME, profile.response_schema)]
-    except (OverflowError, RecursionError, TypeError, ValueError) as error:
-        reason = f"the profile's response_schema cannot be used: {error}"
-        raise BadInput(reason, code="bad_profile", key="response_schema") from error

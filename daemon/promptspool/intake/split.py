@@ -1,6 +1,7 @@
 """Split: requests become request files, none larger than the provider takes.
 
-Holds a few megabytes of lines whatever the number of files, and never more than one of them open.
+Holds a few megabytes of lines whatever the number of files. A file is synced as soon as it is full,
+while the next is written.
 After a crash the files are half-written: they count for nothing until a manifest names them.
 Raises `BadInput` for a request that fits no file (bad data) and lets `OSError` through
 (environment).
@@ -9,25 +10,28 @@ Raises `BadInput` for a request that fits no file (bad data) and lets `OSError` 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from promptspool.digest import Hasher
 from promptspool.errors import BadInput
 from promptspool.intake.request import WITHOUT_TEXT
 from promptspool.model import JobId, batch_id
-from promptspool.spool import sync_file
 from promptspool.wire import PlannedBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from promptspool.intake.frame import Frame, Plain
     from promptspool.intake.request import Request
+    from promptspool.intake.writing import Writing
     from promptspool.model import BatchId
 
 # A file of hundreds of models would otherwise hold as many buffers, all of them nearly full.
-PART_BUFFER_BYTES = 1 << 20
+PART_BUFFER_BYTES = 1 << 19
 ALL_BUFFERS_BYTES = 1 << 23
 
 
@@ -55,6 +59,7 @@ class _Part:
     size_bytes: int = 0
     inputs: int = 0
     input_tokens: int = 0
+    limits: Limits
     max_tokens: float
     """Of input, if that is limited."""
     output_tokens: int = 0
@@ -64,23 +69,37 @@ class _Part:
     pending: list[bytes] = field(default_factory=list)
     pending_bytes: int = 0
 
-    def has_room(self, request: Request, line: bytes, limits: Limits) -> bool:
+    def has_room(self, request: Request, line: bytes) -> bool:
         return (
-            self.requests < limits.max_requests
-            and self.size_bytes + len(line) <= limits.max_bytes
-            and self.inputs + request.inputs <= limits.max_inputs
+            self.requests < self.limits.max_requests
+            and self.size_bytes + len(line) <= self.limits.max_bytes
+            and self.inputs + request.inputs <= self.limits.max_inputs
             and self.input_tokens + request.input_tokens <= self.max_tokens
         )
 
-    def add(self, request: Request, line: bytes) -> None:
-        self.requests += 1
-        self.size_bytes += len(line)
-        self.inputs += request.inputs
-        self.input_tokens += request.input_tokens
+    def add(self, request: Request | Frame, data: bytes, *, count: int, tokens: int) -> None:
+        self.requests += count
+        self.size_bytes += len(data)
+        self.inputs += request.inputs * count
+        self.input_tokens += tokens
         limit = request.max_output
-        self.output_tokens += self.answer_tokens if limit is None else limit
-        self.pending.append(line)
-        self.pending_bytes += len(line)
+        self.output_tokens += (self.answer_tokens if limit is None else limit) * count
+        self.pending.append(data)
+        self.pending_bytes += len(data)
+
+    def room(self, frame: Frame, sizes: Sequence[int], around: int, tokens: Sequence[int]) -> int:
+        """Return how many of the next lines have room.
+
+        *sizes* are those of their contents, *around* is what else each has.
+        """
+        count = min(len(sizes), self.limits.max_requests - self.requests)
+
+        if frame.inputs:
+            count = min(count, (self.limits.max_inputs - self.inputs) // frame.inputs)
+
+        count = min(count, _prefix(sizes, self.limits.max_bytes - self.size_bytes, around))
+
+        return min(count, _prefix(tokens, self.max_tokens - self.input_tokens))
 
 
 class Splitter:
@@ -90,7 +109,15 @@ class Splitter:
     first requests; within a file, requests keep theirs.
     """
 
-    def __init__(self, *, folder: Path, job: JobId, limits: Limits, answer_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        job: JobId,
+        limits: Limits,
+        writing: Writing,
+        answer_tokens: int = 0,
+    ) -> None:
         """Begin without files; those that an earlier plan left must be gone.
 
         *answer_tokens* are expected of each answer that its request does not limit.
@@ -98,6 +125,7 @@ class Splitter:
         self._folder = folder
         self._job = job
         self._limits = limits
+        self._writing = writing
         self._answer_tokens = answer_tokens
         self._open: dict[tuple[str, str], _Part] = {}
         self._parts: list[_Part] = []
@@ -125,23 +153,53 @@ class Splitter:
 
     def add(self, request: Request, line: bytes) -> None:
         """Append *line*, which is *request* under its wire id and passed `check`."""
-        part = self._part_for(request, line)
-        part.add(request, line)
-        self._pending_bytes += len(line)
-        self.size_bytes += len(line)
+        part = self._open.get((request.url, request.model))
 
-        if part.pending_bytes >= PART_BUFFER_BYTES:
-            self._flush(part)
+        if part is None or not part.has_room(request, line):
+            part = self._next_part(request)
 
-        if self._pending_bytes >= ALL_BUFFERS_BYTES:
-            self._flush_all()
+        self._add(part, request, line, count=1, tokens=request.input_tokens)
+
+    def takes(self, plain: Plain, first: int, *, most: int) -> bool:
+        """Tell whether plain rows from number *first* on can be given to `add_all`.
+
+        That is if `check` would pass each, and if all that was added would come to *most* bytes at
+        most.
+        """
+        count = len(plain.sizes)
+        around = plain.frame.line_bytes(self._job, first + count)
+        is_small = max(plain.sizes) + around <= self._limits.max_bytes
+
+        return is_small and self.size_bytes + sum(plain.sizes) + count * around <= most
+
+    def add_all(self, plain: Plain, first: int) -> None:
+        """Append the requests of plain rows, from number *first* on, as `add` does one by one."""
+        frame = plain.frame
+        tokens = frame.tokens(plain.sizes)
+        start = 0
+
+        while start < len(plain.sizes):
+            row = first + start
+            around = frame.line_bytes(self._job, row)
+            stop = 10 ** len(str(row)) - first  # the numbers up to there have as many digits
+            part = self._open.get((frame.url, frame.model)) or self._next_part(frame)
+            count = part.room(frame, plain.sizes[start:stop], around, tokens[start:stop])
+
+            if count <= 0 and part.requests:
+                self._next_part(frame)
+                continue
+
+            stop = start + max(count, 1)  # alone it may have more tokens than that
+            data = frame.lines(self._job, row, plain.contents[start:stop])
+            self._add(part, frame, data, count=stop - start, tokens=sum(tokens[start:stop]))
+            start = stop
 
     def finish(self) -> list[PlannedBatch]:
-        """Return the batches in order; their files are whole and their content is synced."""
-        self._flush_all()
+        """Return the batches in order; their files are whole when the writing is finished."""
+        for part in self._open.values():
+            self._close(part)
 
-        for part in self._parts:
-            sync_file(self._path(part))
+        self._writing.finish()
 
         return [
             PlannedBatch(
@@ -157,46 +215,61 @@ class Splitter:
             for part in self._parts
         ]
 
-    def _part_for(self, request: Request, line: bytes) -> _Part:
-        group = (request.url, request.model)
-        part = self._open.get(group)
+    def _add(
+        self, part: _Part, request: Request | Frame, data: bytes, *, count: int, tokens: int
+    ) -> None:
+        part.add(request, data, count=count, tokens=tokens)
+        self._pending_bytes += len(data)
+        self.size_bytes += len(data)
 
-        if part is not None and part.has_room(request, line, self._limits):
-            return part
-
-        if part is not None:
+        if part.pending_bytes >= PART_BUFFER_BYTES:
             self._flush(part)
 
-        name = batch_id(self._job, len(self._parts) + 1)
-        part = _Part(
-            id=name,
+        if self._pending_bytes >= ALL_BUFFERS_BYTES:
+            for other in self._open.values():
+                self._flush(other)
+
+    def _next_part(self, request: Request | Frame) -> _Part:
+        """Begin the next file for requests such as this one; what was there before is full."""
+        group = (request.url, request.model)
+
+        if group in self._open:
+            self._close(self._open[group])
+
+        self._open[group] = part = _Part(
+            id=batch_id(self._job, len(self._parts) + 1),
             endpoint=request.url,
             model=request.model,
+            limits=self._limits,
             max_tokens=self._limits.max_tokens.get(request.model, math.inf),
             answer_tokens=0 if request.url in WITHOUT_TEXT else self._answer_tokens,
         )
-        self._open[group] = part
         self._parts.append(part)
 
         return part
 
-    def _flush_all(self) -> None:
-        for part in self._open.values():
-            self._flush(part)
+    def _close(self, part: _Part) -> None:
+        self._flush(part)
+        self._writing.sync(self._path(part))
 
     def _flush(self, part: _Part) -> None:
         if not part.pending:
             return
 
-        data = b"".join(part.pending)
-
-        with self._path(part).open("ab") as file:
-            file.write(data)
-
-        part.hasher.update(data)
+        # What was joined already is large.
+        data = part.pending[0] if len(part.pending) == 1 else b"".join(part.pending)
+        self._writing.append(self._path(part), data, part.hasher)
         self._pending_bytes -= part.pending_bytes
         part.pending.clear()
         part.pending_bytes = 0
 
     def _path(self, part: _Part) -> Path:
         return self._folder / f"{part.id}.requests.jsonl"
+
+
+def _prefix(amounts: Sequence[int], room: float, more: int = 0) -> int:
+    """Return how many of the first *amounts*, and *more* for each, come to *room* at most."""
+    if sum(amounts) + more * len(amounts) <= room:
+        return len(amounts)
+
+    return bisect_right(list(accumulate(amount + more for amount in amounts)), room)

@@ -1,10 +1,10 @@
 """Columnar: tables of Arrow in files, `.parquet`, `.arrow` and `.feather`; read and written again.
 
-Read a thousand rows at a time, so memory does not grow with the file but where a file of Arrow is
-one record batch that is compressed: nothing less than a batch can be unpacked. (One that is not
+Read in blocks of a thousand rows, so memory does not grow with the file but where a file of Arrow
+is one record batch that is compressed: nothing less than a batch can be unpacked. (One that is not
 compressed is mapped: its pages count as resident, and are given back when memory is short.) A
-million rows of 300 characters in one row group take 115 MB to read, at 360,000 rows a second of one
-processor, and 230 MB to write (measured).
+million rows of 300 characters in one row group take 115 MB to read, in less than half of the time
+of row by row, and 230 MB to write (measured).
 
 pyarrow is loaded by the functions, never with this module: the daemon itself is to do without.
 Raises `BadInput` for whatever pyarrow does not read (bad data), and lets `OSError` through
@@ -14,6 +14,7 @@ Raises `BadInput` for whatever pyarrow does not read (bad data), and lets `OSErr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,17 @@ from promptspool.intake.formats.columnar_files import (
     parquet_slices,
     understood,
 )
-from promptspool.intake.formats.columnar_values import Odd, json_of_column
-from promptspool.intake.rows import Row, free_names, other_rows
+from promptspool.intake.formats.columnar_values import (
+    Odd,
+    is_plain,
+    json_of_column,
+    most_json_bytes,
+)
+from promptspool.intake.rows import Block, Row, free_names, other_rows
 from promptspool.intake.values import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from promptspool.intake.rows import Added, Cell, ReadOptions, Source
@@ -48,7 +54,7 @@ _KINDS = {"text": "string", "integer": "int64", "number": "double", "boolean": "
 _INT64 = range(-(2**63), 2**63)
 
 
-def read_parquet(source: Source, options: ReadOptions) -> Iterator[Row]:
+def read_parquet(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield the rows of a parquet file; `Row.line` counts them from 1.
 
     Raises `BadInput` for a file that is none, is encrypted, or has two columns of one name.
@@ -57,7 +63,7 @@ def read_parquet(source: Source, options: ReadOptions) -> Iterator[Row]:
         yield from _rows(parquet_slices(file), file.schema_arrow, options)
 
 
-def read_arrow(source: Source, options: ReadOptions) -> Iterator[Row]:
+def read_arrow(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield the rows of an Arrow file, an Arrow stream or a Feather file; `Row.line` from 1.
 
     Raises `BadInput` for a file that is none of them, Feather of version 1, and for two columns of
@@ -115,13 +121,62 @@ def write_arrow(
                 writer.write_batch(batch)
 
 
-def _rows(slices: Iterator[Any], schema: Any, options: ReadOptions) -> Iterator[Row]:
-    names = _names(schema)
+class _Columns(Mapping[str, list[bytes]]):
+    """The columns of a batch by name, JSON texts or arrays, which are encoded when asked for."""
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self._columns = columns
+
+    def __getitem__(self, name: str) -> list[bytes]:
+        column = self._columns[name]
+
+        if isinstance(column, list):
+            return column
+
+        with understood("file"):
+            return json_of_column(column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+def _rows(slices: Iterator[Any], schema: Any, options: ReadOptions) -> Iterator[Row | Block]:
+    names, most = _names(schema), options.max_row_bytes
     line = 1
 
     for batch in slices:
-        yield from _slice_rows(batch, names, line, options.max_row_bytes)
+        with understood("file"):
+            columns = None if options.block_bytes is None else _columns(batch, names, most)
+
+        if columns is None:
+            yield from _slice_rows(batch, names, line, most)
+        elif batch.num_rows:
+            yield Block(range(line, line + batch.num_rows), columns)
+
         line += batch.num_rows
+
+
+def _columns(batch: Any, names: Sequence[str], max_bytes: int) -> _Columns | None:
+    """Return the columns of *batch*, None unless each row has JSON and is short enough."""
+    found: dict[str, Any] = {}
+    size = 0
+
+    for name, array in zip(names, batch.columns, strict=True):
+        if is_plain(array):
+            found[name] = array
+            size += most_json_bytes(array)
+        else:
+            try:
+                found[name] = json_of_column(array)
+            except Odd:
+                return None
+
+            size += sum(map(len, found[name]))
+
+    return _Columns(found) if size <= max_bytes else None
 
 
 def _slice_rows(batch: Any, names: Sequence[str], line: int, max_bytes: int) -> Iterator[Row]:

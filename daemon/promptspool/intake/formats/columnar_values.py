@@ -59,6 +59,29 @@ def json_of_column(array: Any) -> list[bytes]:
         raise Odd("is nested too deeply") from None
 
 
+def is_plain(array: Any) -> bool:
+    """Tell whether `json_of_column` would return a text for each value of *array*, without it.
+
+    False is no statement: most kinds have to be looked at value by value.
+    """
+    kind = str(array.type)
+
+    if kind not in _BINARY_OF:
+        return kind in _SIMPLE
+
+    try:
+        array.validate(full=True)
+    except ValueError:
+        return False
+
+    return True
+
+
+def most_json_bytes(array: Any) -> int:
+    """Return what the JSON of a plain *array* can come to at most: all of it escapes, say."""
+    return int(_LONGEST_ESCAPE * array.nbytes + _LONGEST_NUMBER * len(array))
+
+
 def _plain(array: Any) -> Sequence[Any]:
     """Return the values of *array* as what JSON is made of, or `_Unfit`."""
     # A type begins with its name, what it is made of comes after: `list<element: string>`.
@@ -246,6 +269,17 @@ def _parsed(text: object) -> object:
     except (msgspec.DecodeError, RecursionError):
         return text
 
+
+_SIMPLE = frozenset(
+    {
+        *("bool", "double", "float", "halffloat", "null"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    }
+)
+"""Types of which each value has JSON."""
+
+_LONGEST_ESCAPE = 6
+_LONGEST_NUMBER = 32
 
 _BINARY_OF = {"string": "binary", "large_string": "large_binary", "string_view": "binary_view"}
 

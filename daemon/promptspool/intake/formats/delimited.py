@@ -1,8 +1,9 @@
-"""Delimited: tables as text, `.csv` and `.tsv`; read row by row, written with columns added.
+"""Delimited: tables as text, `.csv` and `.tsv`; read in blocks, written with columns added.
 
 The grammar is that of the `csv` module, strict: where quotes do not match, everything after them
-may be read wrongly, so the whole file is refused there. Memory does not grow with the file, only
-with its longest row. Raises `BadInput` (bad data).
+may be read wrongly, so the whole file is refused there. Blocks in which all is plain are read at
+once, others row by row by the module itself. Memory does not grow with the file, only with its
+longest row. Raises `BadInput` (bad data).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from promptspool.errors import BadInput
+from promptspool.intake.formats.delimited_blocks import Columns, plain_records
+from promptspool.intake.formats.delimited_lines import opened_text
 from promptspool.intake.formats.delimited_text import (
     Layout,
     Record,
@@ -26,13 +29,14 @@ from promptspool.intake.formats.delimited_text import (
     records_of,
 )
 from promptspool.intake.formats.encodings import writing_of
-from promptspool.intake.rows import Row, free_names, other_rows
+from promptspool.intake.rows import Block, Row, free_names, other_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
+    from promptspool.intake.formats.delimited_lines import Text
     from promptspool.intake.rows import Added, Cell, ReadOptions, Source
 
 _SHOWN = 40
@@ -81,7 +85,7 @@ class _Cells(Mapping[str, bytes]):
         return len(self._places)
 
 
-def read_delimited(source: Source, options: ReadOptions) -> Iterator[Row]:
+def read_delimited(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield the rows of a table with a header; every value is text.
 
     Names are stripped of blanks; blank lines are skipped, also before the header. Columns without a
@@ -91,24 +95,69 @@ def read_delimited(source: Source, options: ReadOptions) -> Iterator[Row]:
     Raises `BadInput` for the whole file: an encoding that is not certain or does not hold, names
     that are missing or there twice, quotes that do not match, a row over `max_row_bytes`.
     """
-    layout = layout_of(source, options)
-    records = records_of(source, layout, options.max_row_bytes)
-    header = _header(records)
+    layout, most = layout_of(source, options), options.max_row_bytes
 
-    if header is None:
-        return
+    with opened_text(source, layout.encoding, options) as text:
+        records = records_of(text, layout, most)
+        header = _header(records)
 
-    places, width = header.places, header.width
+        if header is None:
+            return
 
-    for record in records:
-        line, fields, text = record
+        while lines := text.take():
+            block = _block(lines, text, header, layout, options)
 
-        if len(fields) == width == len(places) and "\0" not in text:
-            yield Row(line, _Cells(places, fields))
-        elif (fault := _row_fault(record, header, layout)) is not None:
-            yield Row(line, None, fault)
-        else:
-            yield Row(line, _Cells(places, fields))
+            if block is not None:
+                yield block
+                continue
+
+            text.read_lines_of(lines)
+
+            for record in records:
+                yield _row(record, header, layout)
+
+                if text.is_at_block_end():
+                    break
+
+
+def _block(
+    lines: bytes, text: Text, header: _Header, layout: Layout, options: ReadOptions
+) -> Block | None:
+    """Return the plain rows that *lines* begins with and give the rest of it back to *text*.
+
+    None if something about them is odd; nothing is given back then.
+    """
+    if options.block_bytes is None or len(lines) > options.max_row_bytes:
+        return None
+
+    # With blanks around quotes, it is not the next byte that tells what a quote means.
+    if layout.is_spaced or not layout.delimiter.isascii():
+        return None
+
+    found = plain_records(lines, header.width, layout.delimiter.encode(), line=text.line)
+
+    if found is None:
+        return None
+
+    named, unnamed = found.columns[: len(header.places)], found.columns[len(header.places) :]
+
+    if any(column.strip(b"\n") for column in unnamed):
+        return None
+
+    text.give_back(lines[found.size_bytes :])
+    text.line = found.next_line
+
+    return Block(found.lines, Columns(header.places, named), is_ascii=lines.isascii())
+
+
+def _row(record: Record, header: _Header, layout: Layout) -> Row:
+    line, fields, text = record
+
+    # Almost always: what is wrong takes longer to find out.
+    is_plain = len(fields) == header.width == len(header.places) and "\0" not in text
+    fault = None if is_plain else _row_fault(record, header, layout)
+
+    return Row(line, _Cells(header.places, fields) if fault is None else None, fault)
 
 
 def write_delimited(
@@ -128,23 +177,25 @@ def write_delimited(
     a byte order mark, which spreadsheets show as it is meant; nothing is lost or replaced.
     Raises `BadInput` as the reader does, also unless there is one sequence for each row.
     """
-    layout = layout_of(source, options)
-    records = records_of(source, layout, options.max_row_bytes)
-    header = _header(records)
+    layout, most = layout_of(source, options), options.max_row_bytes
 
-    with _Output(path, *writing_of(source, layout.encoding)) as output:
-        output.write(layout.sep_line)
+    with opened_text(source, layout.encoding, options) as text:
+        records = records_of(text, layout, most)
+        header = _header(records)
 
-        if header is None:
-            return
+        with _Output(path, *writing_of(source, layout.encoding)) as output:
+            output.write(layout.sep_line)
 
-        names = free_names(list(header.places), added)
-        end = line_end(header.record[2]) or "\n"
-        style = _Style(layout, header.width)
-        output.write(style.record(header.record, names) + end)
+            if header is None:
+                return
 
-        for record, given in _paired(records, cells, len(added)):
-            output.write(style.record(record, given) + end)
+            names = free_names(list(header.places), added)
+            end = line_end(header.record[2]) or "\n"
+            style = _Style(layout, header.width)
+            output.write(style.record(header.record, names) + end)
+
+            for record, given in _paired(records, cells, len(added)):
+                output.write(style.record(record, given) + end)
 
 
 def _paired(

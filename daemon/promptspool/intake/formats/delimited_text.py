@@ -11,14 +11,15 @@ import csv
 import io
 import re
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats.encodings import decoding_fault, text_encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from promptspool.intake.formats.delimited_lines import Text
     from promptspool.intake.rows import ReadOptions, Source
 
 Record = tuple[int, list[str], str]
@@ -134,7 +135,7 @@ def _sampled(
 ) -> list[Record]:
     """Return the first records of *sample*, leniently; the last one may be cut off unless whole."""
     held: list[str] = []
-    lines = _lines(io.StringIO(sample, newline=""), held, _LONGEST_FIELD)
+    lines = _held(io.StringIO(sample, newline=""), held, _LONGEST_FIELD)
     found: list[Record] = []
 
     for fields in csv.reader(lines, delimiter=delimiter, skipinitialspace=is_spaced):
@@ -150,51 +151,46 @@ def _sampled(
     return [record for record in found if not _is_blank(*record[1:])]
 
 
-def records_of(source: Source, layout: Layout, max_bytes: int) -> Iterator[Record]:
-    """Yield the records of *source* but for blank ones, the header first.
+def records_of(text: Text, layout: Layout, max_bytes: int) -> Iterator[Record]:
+    """Yield the records of *text* but for blank ones, the header first.
 
-    Raises `BadInput` where they cannot be told apart any more.
+    Whenever one was yielded, *text* is where the next begins. Raises `BadInput` where they cannot
+    be told apart any more.
     """
     held: list[str] = []
-    line = 1
+    reader = csv.reader(
+        _held(text.lines(), held, max_bytes),
+        delimiter=layout.delimiter,
+        skipinitialspace=layout.is_spaced,
+        strict=True,
+    )
 
-    with source.open() as raw, io.TextIOWrapper(raw, layout.encoding, newline="") as file:
-        reader = csv.reader(
-            _lines(file, held, max_bytes),
-            delimiter=layout.delimiter,
-            skipinitialspace=layout.is_spaced,
-            strict=True,
-        )
+    try:
+        for fields in reader:
+            record = held[0] if len(held) == 1 else "".join(held)
+            line = text.line
+            text.line += len(held)
+            held.clear()
 
-        try:
-            for fields in reader:
-                text = held[0] if len(held) == 1 else "".join(held)
-                held.clear()
+            # Quotes come in pairs, but for those that are text in a value without.
+            if record.count('"') % 2 and not layout.is_spaced:
+                _check_quotes(line, fields, record, layout)
 
-                # Quotes come in pairs, but for those that are text in a value without.
-                if text.count('"') % 2 and not layout.is_spaced:
-                    _check_quotes(line, fields, text, layout)
-
-                if fields and not _is_blank(fields, text) and (line > 1 or not layout.sep_line):
-                    yield line, fields, text
-
-                line = reader.line_num + 1
-        except UnicodeDecodeError as error:
-            raise decoding_fault(source, layout.encoding) from error
-        except (csv.Error, _TooLong) as error:
-            raise _quote_fault(error, line, held, max_bytes) from error
+            if fields and not _is_blank(fields, record) and (line > 1 or not layout.sep_line):
+                yield line, fields, record
+    except (csv.Error, _TooLong) as error:
+        raise _quote_fault(error, text.line, held, max_bytes) from error
 
 
-def _lines(file: IO[str], held: list[str], max_bytes: int) -> Iterator[str]:
-    """Yield the lines of *file* with their ends, keeping them in *held* for its owner to empty.
+def _held(lines: Iterable[str], held: list[str], max_bytes: int) -> Iterator[str]:
+    """Yield *lines*, which have their ends, keeping them in *held* for its owner to empty.
 
-    Raises `_TooLong` when what is held is more than *max_bytes* of UTF-8.
+    Raises `_TooLong` when what is held is more than *max_bytes* of UTF-8, its end not counted.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     size, unmeasured = 0, max_bytes // _MOST_CHAR_BYTES
 
-    # The end of a line is not counted. A character is a byte at least: what is cut is too long.
-    while line := file.readline(max_bytes + _END_BYTES + 1):
+    for line in lines:
         # Most records are one line, and far too short to be measured.
         if held or len(line) > unmeasured:
             size = (size if len(held) > 1 else sum(map(_byte_count, held))) + _byte_count(line)

@@ -1,6 +1,6 @@
 """JSON files: JSON Lines, and the documents in which people put rows when they mean those.
 
-Holds one row at a time, whatever the file's size. Raises `BadInput` (bad data).
+Holds one row, or one block of lines, whatever the file's size. Raises `BadInput` (bad data).
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ import codecs
 from typing import TYPE_CHECKING, NamedTuple
 
 from promptspool.errors import BadInput
+from promptspool.intake.formats.json_blocks import block_of
 from promptspool.intake.formats.json_scan import Scan
 from promptspool.intake.formats.json_values import columns_of
-from promptspool.intake.formats.lines import check_utf8, lines, too_long
-from promptspool.intake.rows import Row
+from promptspool.intake.formats.lines import check_utf8, lines_of, pieces, too_long
+from promptspool.intake.rows import BLOCK_BYTES, Row
 from promptspool.intake.values import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from promptspool.intake.rows import ReadOptions, Source
+    from promptspool.intake.formats.lines import Piece
+    from promptspool.intake.rows import Block, ReadOptions, Source
 
 _HEAD_BYTES = 1 << 16
 
@@ -35,27 +37,53 @@ _ROWS_NAMES = frozenset(
     for name in ("data", "inputs", "items", "prompts", "questions", "requests", "rows", "texts")
 )
 
+_FEWEST_CUT = 16
+"""Where something in it is odd, a piece is looked at in halves down to this part of it."""
+
 _VALUE_STARTS = b'{["-0123456789tfn'
 
 
-def read_jsonl(source: Source, options: ReadOptions) -> Iterator[Row]:
+def read_jsonl(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield a row for each line that is not blank; a file that is one array is read as `.json`."""
     if _is_array(source):
         source.notes["layout"] = "one array, not an object a line"
         yield from read_json(source, options)
         return
 
+    size = options.block_bytes
+
     with source.open() as file:
-        for number, data in lines(file, max_bytes=options.max_row_bytes):
-            if data is None:
-                yield Row(number, None, too_long("the line", max_bytes=options.max_row_bytes))
-            elif data and not data.isspace():
-                try:
-                    columns = columns_of(data)
-                except BadInput as error:
-                    yield Row(number, None, error)
-                else:
-                    yield Row(number, columns)
+        for piece in pieces(file, max_bytes=options.max_row_bytes, block_bytes=size or BLOCK_BYTES):
+            yield from _line_rows(piece, options) if size is None else _found(piece, options, size)
+
+
+def _found(piece: Piece, options: ReadOptions, size: int) -> Iterator[Row | Block]:
+    """Yield a piece as a block, or what is in its halves, or the rows of one that is too small.
+
+    *size* is how large a piece usually is.
+    """
+    block = block_of(piece, max_bytes=options.max_row_bytes)
+
+    if block is not None:
+        yield block
+    elif len(piece.data) * _FEWEST_CUT > size and (halves := piece.halves()) is not None:
+        for half in halves:
+            yield from _found(half, options, size)
+    else:
+        yield from _line_rows(piece, options)
+
+
+def _line_rows(piece: Piece, options: ReadOptions) -> Iterator[Row]:
+    for number, data in lines_of(piece, max_bytes=options.max_row_bytes):
+        if data is None:
+            yield Row(number, None, too_long("the line", max_bytes=options.max_row_bytes))
+        elif data and not data.isspace():
+            try:
+                columns = columns_of(data)
+            except BadInput as error:
+                yield Row(number, None, error)
+            else:
+                yield Row(number, columns)
 
 
 def read_json(source: Source, options: ReadOptions) -> Iterator[Row]:

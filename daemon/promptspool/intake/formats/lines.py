@@ -1,15 +1,19 @@
 r"""Lines: bytes cut at line feeds and nowhere else, and what to say where they are not UTF-8.
 
-Holds one line at a time, whatever the file's size. Pure but for reading the file it is given.
-Raises `BadInput` for a file that is not UTF-8 (bad data).
+Holds one block at a time, whatever the file's size, or one line that is longer. Pure but for
+reading the file it is given. Raises `BadInput` for a file that is not UTF-8 (bad data).
 """
 
 from __future__ import annotations
 
 import codecs
+import io
+from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, TYPE_CHECKING
 
 from promptspool.errors import BadInput
+from promptspool.intake.rows import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +29,36 @@ _FOREIGN_BOMS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Whole lines of a file, as many as a block has."""
+
+    line: int
+    """The number of the first, from 1."""
+    offset: int
+    """Where it begins in the file."""
+    data: bytes
+    """With a byte order mark where the file begins with one; the last line may lack its end."""
+
+    @cached_property
+    def ends(self) -> int:
+        """How many line feeds it has; to count them takes a while."""
+        return self.data.count(b"\n")
+
+    def halves(self) -> tuple[Piece, Piece] | None:
+        """Return the same lines in two pieces, None if there is no line end to cut it at."""
+        cut = self.data.find(b"\n", len(self.data) // 2) + 1
+
+        if not 0 < cut < len(self.data):
+            return None
+
+        first = Piece(line=self.line, offset=self.offset, data=self.data[:cut])
+
+        return first, Piece(
+            line=self.line + first.ends, offset=self.offset + cut, data=self.data[cut:]
+        )
+
+
 def lines(file: IO[bytes], *, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
     r"""Yield the number, from 1, and the bytes of each line, blank ones as well.
 
@@ -33,26 +67,51 @@ def lines(file: IO[bytes], *, max_bytes: int) -> Iterator[tuple[int, bytes | Non
     at: None stands for it. Raises `BadInput` at the first line that is not UTF-8: what one editor
     saved wrongly is wrong everywhere, so the lines before it are not to be trusted either.
     """
-    number = offset = 0
+    for piece in pieces(file, max_bytes=max_bytes, block_bytes=BLOCK_BYTES):
+        yield from lines_of(piece, max_bytes=max_bytes)
 
-    # Two more than a line may have: its line end is not counted.
-    while raw := file.readline(max_bytes + 2):
-        number += 1
+
+def pieces(file: IO[bytes], *, max_bytes: int, block_bytes: int) -> Iterator[Piece]:
+    """Yield all lines of a file, *block_bytes* of them at once and what is left of the last.
+
+    Of a line of more than *max_bytes* there is no more than what tells that.
+
+    Raises `BadInput` for a file that begins in another encoding than UTF-8.
+    """
+    number, offset = 1, 0
+
+    while data := file.read(block_bytes):
+        # Two more than a line may have: its line end is not counted.
+        rest = b"" if data.endswith(b"\n") else file.readline(max_bytes + 2)
+        data += rest
+
+        if not offset:
+            check_start(data[: data.find(b"\n") + 1] or data)
+
+        piece = Piece(line=number, offset=offset, data=data)
+        yield piece
+
+        number += piece.ends
+        offset += len(data)
+
+        if len(rest) == max_bytes + 2 and not rest.endswith(b"\n"):
+            offset += _skip_line(file)
+            number += 1
+
+
+def lines_of(piece: Piece, *, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines of a piece as `lines` does."""
+    offset = piece.offset
+
+    for number, raw in enumerate(io.BytesIO(piece.data), start=piece.line):
         start, offset = offset, offset + len(raw)
-
-        if number == 1:
-            check_start(raw)
-
         data = raw.removesuffix(b"\n").removesuffix(b"\r")
 
         if len(data) > max_bytes:
-            offset += 0 if raw.endswith(b"\n") else _skip_line(file)
             yield number, None
             continue
 
-        if not raw.isascii():
-            check_utf8(raw, line=number, offset=start)
-
+        check_utf8(raw, line=number, offset=start)
         yield number, data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
 
 

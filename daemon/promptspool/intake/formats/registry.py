@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from promptspool.intake.rows import Added, Cell, Reader, ReadOptions, Row, Source, Writer
+    from promptspool.intake.rows import Added, Block, Cell, Reader, ReadOptions, Row, Source, Writer
 
 
 def _reader(module: str, function: str) -> Reader:
     """Return a reader that is imported when it is called."""
 
-    def read(source: Source, options: ReadOptions) -> Iterator[Row]:
+    def read(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
         reader = cast("Reader", getattr(import_module(f"{__package__}.{module}"), function))
 
         return reader(source, options)

@@ -1,28 +1,30 @@
 r"""Texts: prompts written as plain text, by the line, by the paragraph or by the file.
 
-In the encoding that `encodings` finds. Line ends become `\n`. Holds one prompt at a time. Raises
-`BadInput` for a file that is not in its encoding (bad data).
+In the encoding that `encodings` finds. Line ends become `\n`. Holds one prompt or one block of
+lines at a time. Raises `BadInput` for a file that is not in its encoding (bad data).
 """
 
 from __future__ import annotations
 
 import codecs
 import io
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from promptspool.errors import BadInput
 from promptspool.intake.formats.encodings import decoding_fault, text_encoding
-from promptspool.intake.formats.lines import lines, too_long
-from promptspool.intake.rows import ReadOptions, Row
+from promptspool.intake.formats.lines import lines, lines_of, pieces, too_long
+from promptspool.intake.rows import Block, ReadOptions, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from _typeshed import WriteableBuffer
 
+    from promptspool.intake.formats.lines import Piece
     from promptspool.intake.rows import Source, Split
 
 _BLOCK_BYTES = 1 << 20
@@ -30,8 +32,13 @@ _BLOCK_BYTES = 1 << 20
 _AS_IT_IS = frozenset({"utf-8", "utf-8-sig"})
 """Encodings that need no other; a mark at the beginning is not in the way."""
 
+_BLANKS = " \t\r\x0b\x0c"
+"""Of what a blank line consists; other blanks are text."""
 
-def read_text(source: Source, options: ReadOptions) -> Iterator[Row]:
+_encoder = msgspec.json.Encoder()
+
+
+def read_text(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield the prompts of a text: its lines, unless the options say otherwise.
 
     A paragraph ends at a blank line. Paragraphs and whole files lose the blank lines around them;
@@ -40,7 +47,7 @@ def read_text(source: Source, options: ReadOptions) -> Iterator[Row]:
     return _rows(source, options, options.split or "line")
 
 
-def read_document(source: Source, options: ReadOptions) -> Iterator[Row]:
+def read_document(source: Source, options: ReadOptions) -> Iterator[Row | Block]:
     """Yield the one prompt that a text is, unless the options say otherwise."""
     return _rows(source, options, options.split or "file")
 
@@ -73,12 +80,68 @@ class _Held:
         raise NotImplementedError
 
 
-def _rows(source: Source, options: ReadOptions, split: Split) -> Iterator[Row]:
+def _rows(source: Source, options: ReadOptions, split: Split) -> Iterator[Row | Block]:
+    if split == "line" and options.block_bytes is not None:
+        yield from _line_blocks(source, options, options.block_bytes)
+        return
+
     for number, prompt in _prompts(source, options, split):
-        if prompt is None:
-            yield Row(number, None, too_long(f"the {split}", max_bytes=options.max_row_bytes))
-        elif prompt and not prompt.isspace():
-            yield _row(number, prompt)
+        if (row := _row(number, prompt, options, split)) is not None:
+            yield row
+
+
+def _line_blocks(source: Source, options: ReadOptions, size: int) -> Iterator[Row | Block]:
+    max_bytes = options.max_row_bytes
+
+    with _text(source, options) as file:
+        for piece in pieces(file, max_bytes=max_bytes, block_bytes=size):
+            if (block := _block(piece, max_bytes)) is not None:
+                yield block
+                continue
+
+            for number, prompt in lines_of(piece, max_bytes=max_bytes):
+                if (row := _row(number, prompt, options, "line")) is not None:
+                    yield row
+
+
+def _block(piece: Piece, max_bytes: int) -> Block | None:
+    """Return the lines of a piece that are not blank; None if there are none, or odd ones."""
+    data = piece.data.removeprefix(codecs.BOM_UTF8) if piece.line == 1 else piece.data
+
+    if len(piece.data) > max_bytes or b"\0" in data:
+        return None
+
+    data += b"" if data.endswith(b"\n") else b"\n"
+
+    try:
+        texts = data.replace(b"\r\n", b"\n").decode().split("\n")[:-1]
+    except UnicodeDecodeError:
+        return None
+
+    lines: Sequence[int] = range(piece.line, piece.line + len(texts))
+
+    if not all(text.strip(_BLANKS) for text in texts):
+        lines = [line for line, text in zip(lines, texts, strict=True) if text.strip(_BLANKS)]
+        texts = [text for text in texts if text.strip(_BLANKS)]
+
+    if not texts:
+        return None
+
+    columns = {"prompt": _encoder.encode_lines(texts).split(b"\n")[:-1]}
+
+    return Block(lines, columns, is_ascii=data.isascii())
+
+
+@contextmanager
+def _text(source: Source, options: ReadOptions) -> Iterator[IO[bytes]]:
+    """Open a text, as UTF-8; raises `BadInput` where it is not in its encoding."""
+    encoding = text_encoding(source, options)
+
+    with source.open() as file:
+        try:
+            yield file if encoding in _AS_IT_IS else io.BufferedReader(_Recoded(file, encoding))
+        except UnicodeError as error:
+            raise decoding_fault(source, encoding) from error
 
 
 def _prompts(
@@ -88,23 +151,24 @@ def _prompts(
 
     Raises `BadInput` where the file is not in its encoding.
     """
-    encoding = text_encoding(source, options)
     max_bytes = options.max_row_bytes
 
-    with source.open() as file:
-        text = file if encoding in _AS_IT_IS else io.BufferedReader(_Recoded(file, encoding))
-
-        try:
-            yield from (
-                lines(text, max_bytes=max_bytes)
-                if split == "line"
-                else _blocks(text, max_bytes, split=split)
-            )
-        except UnicodeError as error:
-            raise decoding_fault(source, encoding) from error
+    with _text(source, options) as file:
+        yield from (
+            lines(file, max_bytes=max_bytes)
+            if split == "line"
+            else _blocks(file, max_bytes, split=split)
+        )
 
 
-def _row(number: int, prompt: bytes) -> Row:
+def _row(number: int, prompt: bytes | None, options: ReadOptions, split: Split) -> Row | None:
+    """Return a prompt as a row, None if it is blank."""
+    if prompt is None:
+        return Row(number, None, too_long(f"the {split}", max_bytes=options.max_row_bytes))
+
+    if not prompt or prompt.isspace():
+        return None
+
     text = prompt.decode()
 
     try:
@@ -112,7 +176,7 @@ def _row(number: int, prompt: bytes) -> Row:
     except BadInput as error:
         return Row(number, None, error)
 
-    return Row(number, {"prompt": msgspec.json.encode(text)})
+    return Row(number, {"prompt": _encoder.encode(text)})
 
 
 def _check(text: str) -> None:
