@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from desk import FIRST, Desk, bad, ok, told
 from promptspool.collect.usage import usage_of
 from promptspool.model import BatchId, RemoteStatus
 from promptspool.pricing import LIST_PRICES, Tokens
 from promptspool.wire import AnswerLine, Usage
-from test_collect_settlement import FIRST, Desk, bad, ok, told
 from world import simulated
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@
 | `manifest.json` | `Manifest`; last and by rename, so a plan that has one is finished |
 | `BATCH.output.jsonl`, `BATCH.error.jsonl` | the provider's files, byte for byte |
 | `BATCH.refused.jsonl` | answer lines of our own, for requests that got none from the provider |
+| `BATCH.index` | where its answers are; only of large ones, and never needed |
 | `BATCH.settled.json` | `SettledBatch`; by rename, after the successors' request files |
 | `results.jsonl`, `errors.jsonl` and the rest of `PRODUCTS` | what is delivered; the summary last |
 | `rejection.json` | why no request could be made of the file |

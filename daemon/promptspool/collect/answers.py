@@ -1,38 +1,44 @@
-"""Answers: which lines of a provider's files are about which requests of a batch.
+"""Answers: which files a batch has, what their lines are, and which rows its requests are.
 
-Reads line by line and keeps a few bytes for each request, never a line. What a provider sends is
-not trusted: broken lines, foreign names and second answers are counted and left out. Raises `Bug`
-for a request file that is not ours and lets `OSError` through (environment).
+Read line by line, and no line is held for longer than it is looked at. Raises `Bug` for a request
+file that is not ours and lets `OSError` through (environment).
 """
 
 from __future__ import annotations
 
+import os
 from array import array
-from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool.collect.verdict import Verdict, parsed
 from promptspool.errors import Bug
-from promptspool.wire import AnswerLine, PlannedRow, RequestName, row_of
+from promptspool.wire import PlannedRow, RequestName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from promptspool.collect.judge import Judge
-    from promptspool.model import Batch, BatchId, JobId
+    from promptspool.model import Batch, BatchId
 
+REQUESTS = "requests"
 OUTPUT = "output"
 ERROR = "error"
 REFUSED = "refused"
+
+KINDS = (OUTPUT, ERROR, REFUSED)
+"""The files of a batch that have answer lines, in the order in which they are read."""
 
 MAX_LINE_BYTES = 1 << 28
 """A longer answer is not believed: 2,048 embeddings of 3,072 numbers are a third of it."""
 
 _BLOCK_BYTES = 1 << 20
+_LINES_BYTES = 1 << 17
+"""More at once is no faster: what was read is out of the processor's cache before it is parsed."""
+
+_ROWS_BYTES = 1 << 14
 
 _names = msgspec.json.Decoder(RequestName)
 _rows = msgspec.json.Decoder(PlannedRow)
@@ -49,26 +55,13 @@ class Noise:
     """Told each malformed line that is not too long to hold."""
 
 
-class Answer(NamedTuple):
-    """One line that counts, and where it is."""
-
-    place: int
-    """Of its request in the request file, from 0."""
-    verdict: Verdict
-    kind: str
-    """OUTPUT, ERROR or REFUSED: the file it is in."""
-    offset: int
-    length: int
-    line: AnswerLine
-
-
 def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     r"""Yield offset and content of each line that is not blank; None for one too long to hold.
 
     Lines end at `\n` alone, which is cut off. A file that does not exist has no lines.
     """
     try:
-        file = path.open("rb", buffering=_BLOCK_BYTES)
+        file = path.open("rb", buffering=_LINES_BYTES)
     except FileNotFoundError:
         return
 
@@ -77,26 +70,27 @@ def lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
         while raw := file.readline(MAX_LINE_BYTES + 1):
             start, offset = offset, offset + len(raw)
-            is_whole = len(raw) <= MAX_LINE_BYTES
 
-            while not is_whole and not raw.endswith(b"\n"):
-                raw = file.readline(_BLOCK_BYTES)
-                offset += len(raw)
+            if len(raw) > MAX_LINE_BYTES:
+                while not raw.endswith(b"\n") and (raw := file.readline(_BLOCK_BYTES)):
+                    offset += len(raw)
 
-                if not raw:
-                    break
-
-            if not is_whole:
                 yield start, None
-            elif raw.strip():
+            elif not raw.isspace():
                 yield start, raw.removesuffix(b"\n")
 
 
-def rows_of(folder: Path, batch: Batch) -> array[int]:
+def rows_of(folder: Path, batch: Batch) -> Sequence[int]:
     """Return the rows of a batch's requests, in the order of its request file, which is theirs.
 
-    Raises `Bug` if the file is not what was planned.
+    They ascend. A batch that has all rows from its first to its last, as most have, is known by
+    these two; only of others is the whole file read. Raises `Bug` if it is not what was planned.
     """
+    ends = _ends(folder, batch)
+
+    if ends is not None and len(ends) == batch.requests:
+        return ends
+
     rows = array("q")
 
     for row in _row_numbers(folder, batch.id):
@@ -113,46 +107,24 @@ def rows_of(folder: Path, batch: Batch) -> array[int]:
     return rows
 
 
-def answers(  # noqa: PLR0913 (what is read, and how)
-    folder: Path,
-    batch: Batch,
-    rows: Sequence[int],
-    *,
-    kinds: Sequence[str],
-    noise: Noise,
-    judge: Judge,
-) -> Iterator[Answer]:
-    """Yield the lines of a batch's files that count, file by file in the order of *kinds*.
+def _ends(folder: Path, batch: Batch) -> range | None:
+    """Return all rows from a request file's first to its last; None if they are not to be seen.
 
-    A request's first success is its last line; of its errors, each is yielded, and the last one
-    counts. What a success is, *judge* says. All else goes into *noise*.
+    That is where the file is not as long as it was, or one of the two lines is very long.
     """
-    seen = bytearray(len(rows))
+    with path_of(folder, batch.id, REQUESTS).open("rb", buffering=0) as file:
+        head = file.read(_BLOCK_BYTES)
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size_bytes - _BLOCK_BYTES))
+        tail = file.read(_BLOCK_BYTES)
 
-    for kind in kinds:
-        for offset, line in lines(_path(folder, batch.id, kind)):
-            answer = None if line is None else parsed(line)
-            found = Verdict.MISSING if answer is None else judge.verdict(answer)
+    first, last = head.find(b"\n") + 1, tail.rfind(b"\n", 0, -1) + 1
+    is_seen = first > 0 and (last > 0 or size_bytes == len(tail)) and tail.endswith(b"\n")
 
-            if line is None or answer is None or found is Verdict.MISSING:
-                noise.malformed += 1
+    if size_bytes != batch.size_bytes or not is_seen:
+        return None
 
-                if line is not None and noise.keep is not None:
-                    noise.keep(line)
-
-                continue
-
-            place = _place(rows, batch.job, answer.custom_id)
-
-            if place is None:
-                noise.foreign += 1
-                continue
-
-            noise.duplicate += seen[place] > 0
-
-            if seen[place] != Verdict.OK:
-                seen[place] = found
-                yield Answer(place, found, kind, offset, len(line), answer)
+    return range(_row_of(head[:first]), _row_of(tail[last:]) + 1)
 
 
 def user_lines(*, folder: Path, batch: BatchId, lines: Sequence[int]) -> dict[int, int]:
@@ -183,29 +155,43 @@ def user_lines(*, folder: Path, batch: BatchId, lines: Sequence[int]) -> dict[in
 
 def planned_rows(folder: Path) -> Iterator[PlannedRow]:
     """Yield every row of the dropped file, in its order."""
-    with (folder / "rows.jsonl").open("rb", buffering=_BLOCK_BYTES) as file:
-        for line in file:
-            yield _rows.decode(line)
+    return chain.from_iterable(planned_blocks(folder))
+
+
+def planned_blocks(folder: Path) -> Iterator[list[PlannedRow]]:
+    """Yield every row of the dropped file, in its order, some hundreds at a time."""
+    rest = b""
+
+    with (folder / "rows.jsonl").open("rb", buffering=0) as file:
+        while block := file.read(_ROWS_BYTES):
+            cut = block.rfind(b"\n") + 1
+
+            if cut:
+                yield _rows.decode_lines(rest + block[:cut])
+                rest = block[cut:]
+            else:
+                rest += block
+
+    if rest:
+        yield _rows.decode_lines(rest)
+
+
+def count_rows(folder: Path) -> int:
+    """Return how many rows the dropped file has."""
+    with (folder / "rows.jsonl").open("rb", buffering=0) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
+
+
+def path_of(folder: Path, batch: BatchId, kind: str) -> Path:
+    """Return where a file of a batch is."""
+    return folder / f"{batch}.{kind}.jsonl"
 
 
 def _row_numbers(folder: Path, batch: BatchId) -> Iterator[int]:
     """Yield the row of each request in a request file."""
-    with _path(folder, batch, "requests").open("rb", buffering=_BLOCK_BYTES) as file:
-        for line in file:
-            yield int(_names.decode(line).custom_id.rpartition("-")[2])
+    with path_of(folder, batch, REQUESTS).open("rb", buffering=_BLOCK_BYTES) as file:
+        yield from map(_row_of, file)
 
 
-def _place(rows: Sequence[int], job: JobId, custom_id: str) -> int | None:
-    """Return which of *rows* a name stands for; None for a name that is none of them."""
-    row = row_of(job, custom_id)
-
-    if row is None:
-        return None
-
-    place = bisect_left(rows, row)
-
-    return place if place < len(rows) and rows[place] == row else None
-
-
-def _path(folder: Path, batch: BatchId, kind: str) -> Path:
-    return folder / f"{batch}.{kind}.jsonl"
+def _row_of(request: bytes) -> int:
+    return int(_names.decode(request).custom_id.rpartition("-")[2])

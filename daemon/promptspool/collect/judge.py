@@ -55,6 +55,11 @@ class Judge:
                 message = f"the plan's response_schema cannot be used: {error}"
                 raise Bug(message) from error
 
+    @property
+    def is_strict(self) -> bool:
+        """Tell whether it takes more than an answer to count as one: one that fits a schema."""
+        return self._checker is not None
+
     def verdict(self, answer: AnswerLine) -> Verdict:
         """Return what *answer* says about its request."""
         return self.judgement(answer).verdict

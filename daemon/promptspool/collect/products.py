@@ -1,54 +1,44 @@
 """Products: every row's one answer or error, in the order of the dropped file.
 
-An answer is found by arithmetic (its wire id holds its row) and kept as file, offset and length in
-arrays, 17 bytes a row; measured against a dict of lines it is as fast and takes a fraction of the
-memory. Files appear by rename, the same bytes however often it is repeated. Raises `Bug` for a row
-without answer and error, and lets `OSError` through (environment).
+Plain answers are put under their users' ids some hundreds at a time, whatever is odd one by one;
+so is everything where answers are to fit a schema, or more is made of them than results and errors.
+Files appear by rename, the same bytes however often it is repeated. Raises `Bug` for a row without
+answer and error, and lets `OSError` through (environment).
 """
 
 from __future__ import annotations
 
-import os
-from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from promptspool.collect.answers import (
-    ERROR,
-    OUTPUT,
-    REFUSED,
-    Answer,
-    Noise,
-    answers,
-    planned_rows,
-    rows_of,
-)
+from promptspool.collect.answers import REFUSED, Noise, planned_blocks, planned_rows
 from promptspool.collect.judge import Judge
+from promptspool.collect.part import Part
 from promptspool.collect.row_answers import RowAnswer, RowError
-from promptspool.collect.verdict import Verdict, code_of, message_of, parsed
+from promptspool.collect.verdict import Verdict, code_of, message_of
+from promptspool.collect.whereabouts import Whereabouts
 from promptspool.errors import Bug
 from promptspool.model import RemoteStatus
-from promptspool.spool import sync_file, sync_folder
-from promptspool.wire import UNREADABLE, AnswerLine, ErrorLine
+from promptspool.spool import sync_folder
+from promptspool.wire import NULL, AnswerLine, ErrorLine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import BinaryIO
 
+    from promptspool.collect.whereabouts import Found
     from promptspool.model import Batch, JobId
     from promptspool.schema import Schema
     from promptspool.wire import PlannedRow
 
-_KINDS = (OUTPUT, ERROR, REFUSED)
 _ASKED = frozenset({Verdict.RETRY, Verdict.FINAL, Verdict.MISSING})
 
-_MAX_OPEN = 64
-_WRITE_BYTES = 1 << 20
+_FLUSHED_BYTES = 1 << 18
+"""Encoded at once: more is no faster (measured), and stays longer in memory."""
 
 
 @dataclass(slots=True)
@@ -70,12 +60,16 @@ Shape = Callable[[Iterator[RowAnswer]], dict[str, str]]
 errors, and returns what it could not make."""
 
 
-class _Found(NamedTuple):
-    """A row's line, read back."""
+class _PlainResult(msgspec.Struct, kw_only=True, gc=False):
+    """A line of a success as `results.jsonl` has it, under whatever name."""
 
-    batch: Batch
-    kind: str
-    answer: AnswerLine
+    id: msgspec.Raw = NULL
+    custom_id: str
+    response: msgspec.Raw
+    error: None = None
+
+
+_plain_results = msgspec.json.Decoder(_PlainResult)
 
 
 def compile_answers(  # noqa: PLR0913 (the job, its rules, and who else wants to know)
@@ -94,166 +88,118 @@ def compile_answers(  # noqa: PLR0913 (the job, its rules, and who else wants to
     a *response_schema* only what fits it is an answer, and results have its value as `parsed`.
     """
     judge = Judge(response_schema)
-    index = _Index(folder, job, batches, judge)
-    writing = _Writing(folder, source, index, judge)
+    where = Whereabouts(folder, job, batches, judge)
+    writing = _Writing(folder, source, where, judge)
 
     try:
-        writing.run(shape or _exhausted)
+        writing.run(shape)
     finally:
-        index.close()
+        where.close()
 
     sync_folder(folder)
 
     return writing.tally
 
 
-class _Unreadable:
-    """The lines that are no answers, kept for people: an answer in one of them was paid for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BinaryIO | None = None
-        path.unlink(missing_ok=True)
-
-    def add(self, line: bytes) -> None:
-        if self._file is None:
-            self._file = _part(self._path).open("wb", buffering=_WRITE_BYTES)
-
-        self._file.write(line + b"\n")
-
-    def finish(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            _finish(self._path)
-
-
-class _Index:
-    """Where each row's line is: its first success, or else its last error."""
-
-    def __init__(self, folder: Path, job: JobId, batches: Sequence[Batch], judge: Judge) -> None:
-        self.unreadable = _Unreadable(folder / UNREADABLE)
-        self.noise = Noise(keep=self.unreadable.add)
-        self._judge = judge
-        self._folder = folder
-        self._batches = batches
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self.count = count = _count_lines(folder / "rows.jsonl")
-        self._file = array("I", bytes(4 * count))
-        self._offset = array("Q", bytes(8 * count))
-        self._length = array("I", bytes(4 * count))
-        self._verdict = bytearray(count)
-
-        for number, batch in enumerate(batches):
-            if batch.job != job:
-                message = f"{batch.id} is no batch of {job}"
-                raise Bug(message)
-
-            self._add(number, batch)
-
-        self.unreadable.finish()
-
-    def found(self, row: int) -> _Found | None:
-        """Return a row's line and where it is from; None if it has none."""
-        if not self._verdict[row]:
-            return None
-
-        file = self._file[row]
-        descriptor = self._descriptor(file)
-        answer = parsed(os.pread(descriptor, self._length[row], self._offset[row]))
-
-        if answer is None:
-            message = f"row {row}: its answer cannot be read again"
-            raise Bug(message)
-
-        return _Found(self._batches[file // len(_KINDS)], _KINDS[file % len(_KINDS)], answer)
-
-    def close(self) -> None:
-        """Close whatever is open."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def _add(self, number: int, batch: Batch) -> None:
-        rows = rows_of(self._folder, batch)
-        found = answers(
-            self._folder, batch, rows, kinds=_KINDS, noise=self.noise, judge=self._judge
-        )
-
-        for answer in found:
-            row = rows[answer.place]
-
-            if self._verdict[row] != Verdict.OK:
-                self._keep(row, number, answer)
-
-    def _keep(self, row: int, number: int, answer: Answer) -> None:
-        self._file[row] = number * len(_KINDS) + _KINDS.index(answer.kind)
-        self._offset[row] = answer.offset
-        self._length[row] = answer.length
-        self._verdict[row] = answer.verdict
-
-    def _descriptor(self, file: int) -> int:
-        """Open an answer file, or return it if it is open; the one longest unused makes room."""
-        if file in self._open:
-            self._open.move_to_end(file)
-            return self._open[file]
-
-        if len(self._open) >= _MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
-
-        batch, kind = self._batches[file // len(_KINDS)], _KINDS[file % len(_KINDS)]
-        path = self._folder / f"{batch.id}.{kind}.jsonl"
-        self._open[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-        return self._open[file]
-
-
 class _Writing:
     """One pass over the rows."""
 
-    def __init__(self, folder: Path, source: str, index: _Index, judge: Judge) -> None:
-        self.tally = Tally(noise=index.noise)
+    def __init__(self, folder: Path, source: str, where: Whereabouts, judge: Judge) -> None:
+        self.tally = Tally(noise=where.noise)
         self._judge = judge
         self._folder = folder
         self._source = source
-        self._index = index
+        self._where = where
         self._encoder = msgspec.json.Encoder()
 
-    def run(self, shape: Shape) -> None:
-        results = self._folder / "results.jsonl"
-        errors = self._folder / "errors.jsonl"
-
+    def run(self, shape: Shape | None) -> None:
         with (
-            _part(results).open("wb", buffering=_WRITE_BYTES) as good,
-            _part(errors).open("wb", buffering=_WRITE_BYTES) as bad,
+            Part(self._folder / "results.jsonl") as good,
+            Part(self._folder / "errors.jsonl") as bad,
         ):
-            self.tally.left_out = shape(self._rows(good, bad))
+            if shape is None and not self._judge.is_strict:
+                self._write_plain(good, bad)
+            else:
+                self.tally.left_out = (shape or _exhausted)(self._rows(good, bad))
 
-        if self.tally.results + self.tally.errors != self._index.count:
-            message = f"{self._index.count} rows, but {self.tally.results} results and "
-            raise Bug(f"{message}{self.tally.errors} errors: not all of them were taken")
+            if self.tally.results + self.tally.errors != self._where.count:
+                message = f"{self._where.count} rows, but {self.tally.results} results and "
+                raise Bug(f"{message}{self.tally.errors} errors: not all of them were taken")
 
-        _finish(results)
+            good.finish()
 
-        if self.tally.errors:
-            _finish(errors)
-        else:
-            _part(errors).unlink()
-            errors.unlink(missing_ok=True)
+            if self.tally.errors:
+                bad.finish()
+            else:
+                bad.drop()
 
-    def _rows(self, good: BinaryIO, bad: BinaryIO) -> Iterator[RowAnswer]:
+    def _write_plain(self, good: Part, bad: Part) -> None:
+        """Write all rows' lines, plain answers some hundreds at a time."""
+        first = 0
+
+        for rows in planned_blocks(self._folder):
+            self._write_block(first, rows, good, bad)
+            first += len(rows)
+
+    def _write_block(self, first: int, rows: Sequence[PlannedRow], good: Part, bad: Part) -> None:
+        """Write the lines of *rows*, which begin with row number *first*."""
+        job, verdicts, decode = self._where.job, self._where.verdicts, _plain_results.decode
+        answered = int(Verdict.OK)  # a member costs more to look up
+        pending: list[_PlainResult] = []
+        size_bytes = 0
+
+        for number, (row, line) in enumerate(
+            zip(rows, self._where.lines(first, first + len(rows)), strict=True), first
+        ):
+            try:
+                result = decode(line)
+            except (msgspec.DecodeError, RecursionError):
+                result = None
+
+            if (
+                result is None
+                or verdicts[number] != answered
+                or result.custom_id != f"{job}-{number}"
+            ):
+                self._flush(pending, good)
+                self._count(self._written(number, row, good, bad))
+                continue
+
+            result.custom_id = row.id
+            pending.append(result)
+            size_bytes += len(line)
+
+            if size_bytes > _FLUSHED_BYTES:
+                self._flush(pending, good)
+                size_bytes = 0
+
+        self._flush(pending, good)
+
+    def _flush(self, results: list[_PlainResult], good: Part) -> None:
+        """Write *results* and forget them."""
+        data = self._encoder.encode_lines(results)
+        # As `_one_line`: in what is encoded a carriage return can be nothing but a provider's own.
+        good.write(data.replace(b"\r", b" ") if b"\r" in data else data)
+        self.tally.results += len(results)
+        results.clear()
+
+    def _rows(self, good: Part, bad: Part) -> Iterator[RowAnswer]:
         """Write each row's line, and then yield what became of it."""
         for number, row in enumerate(planned_rows(self._folder)):
             answered = self._written(number, row, good, bad)
-
-            if answered.error is None:
-                self.tally.results += 1
-            else:
-                self.tally.errors += 1
-                self.tally.codes[answered.error.code] += 1
+            self._count(answered)
 
             yield answered
 
-    def _written(self, number: int, row: PlannedRow, good: BinaryIO, bad: BinaryIO) -> RowAnswer:
-        found = self._index.found(number)
+    def _count(self, answered: RowAnswer) -> None:
+        if answered.error is None:
+            self.tally.results += 1
+        else:
+            self.tally.errors += 1
+            self.tally.codes[answered.error.code] += 1
+
+    def _written(self, number: int, row: PlannedRow, good: Part, bad: Part) -> RowAnswer:
+        found = self._where.found(number)
 
         if found is not None:
             return self._answered(row, found, good, bad)
@@ -267,7 +213,7 @@ class _Writing:
         message = f"row {number} (line {row.line}) has neither an answer nor an error"
         raise Bug(message)
 
-    def _answered(self, row: PlannedRow, found: _Found, good: BinaryIO, bad: BinaryIO) -> RowAnswer:
+    def _answered(self, row: PlannedRow, found: Found, good: Part, bad: Part) -> RowAnswer:
         """Write the line of a row that has one, whatever it says."""
         answer = found.answer
         verdict, fault, parsed_value = self._judge.judgement(answer)
@@ -317,7 +263,7 @@ def _exhausted(rows: Iterator[RowAnswer]) -> dict[str, str]:
     return {}
 
 
-def _attempts(found: _Found, verdict: Verdict) -> int:
+def _attempts(found: Found, verdict: Verdict) -> int:
     """Return how often the model had been asked when a line was written."""
     if found.kind == REFUSED:
         # Our own lines: of a batch that ran to its end, or is lost, the model may have been asked.
@@ -340,18 +286,3 @@ def _one_line(raw: msgspec.Raw) -> msgspec.Raw:
     data = bytes(raw)
 
     return msgspec.Raw(data.replace(b"\r", b" ")) if b"\r" in data else raw
-
-
-def _count_lines(path: Path) -> int:
-    with path.open("rb", buffering=0) as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(_WRITE_BYTES), b""))
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _finish(path: Path) -> None:
-    """Give a written product its name; a copy already delivered keeps its own bytes."""
-    sync_file(_part(path))
-    _part(path).replace(path)

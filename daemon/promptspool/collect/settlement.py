@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from promptspool.collect.answers import ERROR, OUTPUT, Noise, answers, rows_of
+from promptspool.collect.answers import Noise, rows_of
+from promptspool.collect.index import READ, keep_index
 from promptspool.collect.judge import Judge
 from promptspool.collect.ruling import (
     ANSWERED,
@@ -27,8 +27,7 @@ from promptspool.collect.ruling import (
     hopeless,
     refused,
 )
-from promptspool.collect.usage import NONE, usage_of
-from promptspool.collect.verdict import Verdict
+from promptspool.collect.standing import Standing
 from promptspool.digest import Hasher
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from promptspool.collect.ruling import Heir, Ruling, Stop
     from promptspool.model import Batch
     from promptspool.schema import Schema
-    from promptspool.wire import Usage
 
 
 def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
@@ -67,7 +65,12 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
         return msgspec.json.decode(settled.read_bytes(), type=SettledBatch)
 
     rows = rows_of(folder, batch)
-    verdicts, failures, tokens = _read(folder, batch, rows, Judge(response_schema))
+    standing = Standing(folder, batch, rows, noise=Noise(), judge=Judge(response_schema))
+
+    for kind in READ:
+        standing.read(kind)
+
+    verdicts, failures = standing.verdicts, standing.failures
     has_run = batch.remote_status is None or batch.remote_status.has_run
     stopped: str | None = None
 
@@ -87,35 +90,12 @@ def settle(  # noqa: PLR0913 (the batch, its plan's rules and the time)
         )
 
     written = _written(folder, batch, rows, ruling)
-    result = msgspec.structs.replace(written, stopped=stopped, tokens=tokens)
+    keep_index(folder, standing)
+    result = msgspec.structs.replace(written, stopped=stopped, tokens=standing.tokens)
     sync_folder(folder)
     write_durably(settled, msgspec.json.encode(result))
 
     return result
-
-
-def _read(
-    folder: Path, batch: Batch, rows: Sequence[int], judge: Judge
-) -> tuple[bytearray, dict[int, str], Usage]:
-    """Return verdicts by place, the codes of requests that may be asked again, and what was paid.
-
-    That is the sum of all lines that count: of a request's errors too, not of a second success.
-    """
-    verdicts = bytearray(len(rows))
-    failures: dict[int, str] = {}
-    tokens = NONE
-
-    for answer in answers(folder, batch, rows, kinds=(OUTPUT, ERROR), noise=Noise(), judge=judge):
-        place = answer.place
-        verdicts[place] = answer.verdict
-        tokens += usage_of(answer.line)
-
-        if answer.verdict is Verdict.RETRY:
-            failures[place] = sys.intern(judge.code(answer.line))
-        else:
-            failures.pop(place, None)
-
-    return verdicts, failures, tokens
 
 
 class _RequestFile:

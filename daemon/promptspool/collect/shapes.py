@@ -91,7 +91,7 @@ def make_products(
         source=manifest.source,
         batches=batches,
         response_schema=manifest.profile.get("response_schema"),
-        shape=partial(_shaped, folder, manifest) if is_shaped else None,
+        shape=partial(_shaped, folder, manifest) if is_shaped and wanted(manifest) else None,
     )
 
 

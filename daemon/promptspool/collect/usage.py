@@ -48,7 +48,7 @@ _NO_DETAILS = _Details()
 NONE = Usage()
 """What an answer took that does not say it."""
 
-_MAX_COUNT = 1_000_000_000
+MAX_COUNT = 1_000_000_000
 """Of tokens in one answer, a thousand times what any model takes; more is not believed."""
 
 
@@ -80,4 +80,4 @@ def usage_of(answer: AnswerLine) -> Usage:
 
 def _count(count: int | None) -> int:
     """Return *count*; one that is absent or cannot be is nought."""
-    return count if count is not None and 0 < count <= _MAX_COUNT else 0
+    return count if count is not None and 0 < count <= MAX_COUNT else 0
