@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pexpect  # type: ignore[import-untyped] # it brings no types
 import pytest
+from msgspec.structs import replace
 
 from commands import COMMAND, LIMIT_S, environ
 from promptspool.cli import main

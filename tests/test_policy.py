@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from promptspool import outcomes as words
 from promptspool.errors import IllegalTransition
@@ -64,9 +66,14 @@ from promptspool.outcomes import (
     Withdrawn,
     Woken,
 )
-from promptspool.policy import Backoff, Rules, decide, decide_provider
+from promptspool.policy import Backoff, Rules, _decided, decide, decide_provider
 from promptspool.policy.backoff import MAX_CRASHES
-from promptspool.policy.batches import LOST_AFTER_S, LOST_AFTER_SIGHTINGS, RACE_S
+from promptspool.policy.batches import (
+    LOST_AFTER_S,
+    LOST_AFTER_SIGHTINGS,
+    RACE_S,
+    is_as_known,
+)
 from promptspool.policy.providers import BLOCKED_CAP_S
 from promptspool.stages import STAGES
 
@@ -891,7 +898,7 @@ def test_a_download_is_given_up_for_what_is_missing_only() -> None:
     for _ in range(20):
         batch = decided(batch, failed(Trouble.OUTAGE))
 
-    missing = replace(failed(Trouble.ROW), is_missing=True)
+    missing = dataclasses.replace(failed(Trouble.ROW), is_missing=True)
 
     assert decided(batch, missing).missed == 1
     assert decided(decided(batch, missing), failed(Trouble.OUTAGE)).missed == 0
@@ -944,6 +951,68 @@ def test_every_live_status_has_a_stage_or_is_moved_by_others() -> None:
 def test_rows_need_no_arguments_by_position() -> None:
     """A row is made by names alone, so that columns can be added in any place."""
     for kind in (Job, Batch, ProviderState):
-        assert all(field.kw_only for field in fields(kind))
+        assert not inspect.getfullargspec(kind).args
 
     assert re.fullmatch(r"[\w-]+", job_of().id)
+
+
+@settings(max_examples=15)
+@given(st.integers(min_value=0, max_value=200), st.none() | times, times)
+@pytest.mark.parametrize(
+    ("said", "oddity"),
+    [
+        ({}, {}),
+        ({"completed": 6}, {}),
+        ({"failed": 1}, {}),
+        ({"completed": 4}, {}),
+        ({"total": 11}, {}),
+        ({"total": 0, "created_at": None}, {}),
+        ({"created_at": NOW - 4.0}, {}),
+        ({"errors": "[]"}, {}),
+        ({"output_file": "file-2"}, {}),
+        ({}, {"failures": 2, "failed_at": NOW}),
+        ({}, {"missed": 1}),
+        ({}, {"missed_at": NOW}),
+        ({}, {"why": "a"}),
+        ({}, {"remote_status": RemoteStatus.VALIDATING}),
+        ({}, {"remote_status": RemoteStatus.FINALIZING}),
+        ({}, {"remote_status": None}),
+        ({"completed": 10}, {"completed": 10}),
+    ],
+)
+def test_a_poll_without_news_is_decided_as_any_other(
+    said: dict[str, Any],
+    oddity: dict[str, Any],
+    polls: int,
+    progressed_at: float | None,
+    now: float,
+) -> None:
+    """The short way of a poll that says nothing new leads where the long way does."""
+    plain: dict[str, Any] = {
+        "status": BatchStatus.CREATED,
+        "remote_id": "batch_1",
+        "remote_status": RemoteStatus.IN_PROGRESS,
+        "completed": 5,
+        "total": 10,
+        "created_at": NOW - 5.0,
+    }
+    batch = batch_of(
+        **plain | {"polls": polls, "progressed_at": progressed_at, "stalls": 3} | oddity
+    )
+    answer = {"completed": 5, "total": 10, "created_at": NOW - 5.0} | said
+    polled = Polled(remote=remote_of(RemoteStatus.IN_PROGRESS, **answer))
+
+    assert decide(batch, polled, now, RULES) == _decided(batch, polled, now, RULES)
+
+
+def test_a_poll_without_news_is_known_as_such() -> None:
+    """The short way is taken where it is meant to be, and not where anything is other than well."""
+    batch = batch_of(
+        status=BatchStatus.CREATED, remote_status=RemoteStatus.IN_PROGRESS, completed=5, total=10
+    )
+    same = remote_of(RemoteStatus.IN_PROGRESS, completed=5, total=10)
+
+    assert is_as_known(batch, same)
+    assert not is_as_known(batch, replace(same, completed=6))
+    assert not is_as_known(batch, replace(same, status=RemoteStatus.COMPLETED))
+    assert not is_as_known(replace(batch, failures=1), same)

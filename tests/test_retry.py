@@ -780,7 +780,7 @@ def test_a_job_that_cannot_be_retried_is_refused(
 ) -> None:
     """Only what was delivered with errors, under a profile that is there, is asked again."""
     spool, job = delivered(tmp_path)
-    fields = {name: getattr(job, name) for name in Job.__slots__}
+    fields = {name: getattr(job, name) for name in Job.__struct_fields__}
 
     with pytest.raises(NotRetryable, match=said):
         begun(spool, Job(**(fields | change)))

@@ -3,12 +3,13 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import aiosqlite
 import anyio
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 import promptspool.store.opening
 from promptspool.errors import Bug, SpoolError, StaleWrite, StoreError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from promptspool.model import Row
+    from promptspool.model import Row, Status
 
 pytestmark = pytest.mark.anyio
 
@@ -219,7 +220,7 @@ async def test_rows_come_back_as_they_were(store: Store) -> None:
 async def test_the_samples_say_all_that_a_row_can_say() -> None:
     """No field of the full samples is at its default, so a forgotten column would show."""
     for row in (JOB, BATCH, STATE, NOTICE):
-        for field in fields(row):
+        for field in msgspec.structs.fields(row):
             assert getattr(row, field.name) != field.default
 
 
@@ -431,7 +432,7 @@ async def test_live_rows_are_counted(store: Store) -> None:
     live = {job.status for job in await store.live_jobs()}
 
     assert live == set(JobStatus) - {JobStatus.DONE, JobStatus.REJECTED}
-    assert await store.live_batches(JOB.id) == len(BatchStatus) + 1
+    assert await store.live_batches(JOB.id) == 2  # and more: whether there are others is asked
     assert [batch.id.rpartition(".")[2] for batch in await store.running("openai")] == ["20", "4"]
 
 
@@ -523,12 +524,14 @@ async def test_the_schema_has_a_column_for_every_field(tmp_path: Path) -> None:
         for table, kind in (("jobs", Job), ("batches", Batch), ("providers", ProviderState)):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
 
-            assert sorted(columns) == sorted(field.name for field in fields(kind))
+            assert sorted(columns) == sorted(name for name in kind.__struct_fields__)
 
         assert all("STRICT" in sql for sql in schema_of(tmp_path / "promptspool.db").values())
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMA),)
 
+
+STATUSES: list[Status] = [BatchStatus.CREATED, BatchStatus.PLANNED, JobStatus.CLAIMED]
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "batches": lambda store: store.due(BatchStatus.CREATED, "openai", now=NOW, limit=9),
@@ -536,6 +539,12 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "delivery": lambda store: store.due(JobStatus.SETTLED, None, now=NOW, limit=9),
     "jobs": lambda store: store.due(JobStatus.CLAIMED, None, now=NOW, limit=9),
     "next": lambda store: store.next_due_at(NOW),
+    "look": lambda store: store.look(STATUSES, ["openai"], now=NOW),
+    "closing": lambda store: store.live_batches(JOB.id),
+    "finished": lambda store: store.finished(NOW, 9),
+    "interrupted": lambda store: store.interrupted(),
+    "content": lambda store: store.job_with_content("ab" * 32, other_than=JOB.id),
+    "spent": lambda store: store.spent("openai", NOW - 9),
     "batches_of": lambda store: store.batches_of(JOB.id),
     "running": lambda store: store.running("openai"),
     "pace": lambda store: store.nth_last_intent("openai", 2_000, until=NOW),
@@ -566,6 +575,21 @@ async def plans(path: Path, run: str) -> list[str]:
         ]
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a database with 10,000 closed batches."""
+    path = tmp_path_factory.mktemp("large") / "promptspool.db"
+
+    async def fill() -> None:
+        async with opened(path) as store:
+            await add(store, STATE, JOB, BATCH)
+            await add(store, *(batch_of(n, BatchStatus.CLOSED, None) for n in range(10_000)))
+
+    anyio.run(fill)
+
+    return path
+
+
 @pytest.mark.parametrize(
     ("run", "index"),
     [
@@ -575,6 +599,14 @@ async def plans(path: Path, run: str) -> list[str]:
         ("jobs", "jobs_queue"),
         ("next", "batches_deadline"),
         ("next", "jobs_deadline"),
+        ("look", "batches_due"),
+        ("look", "jobs_due"),
+        ("look", "batches_deadline"),
+        ("closing", "batches_open"),
+        ("finished", "jobs_finished"),
+        ("interrupted", "batches_live"),
+        ("content", "jobs_content"),
+        ("spent", "batches_spent"),
         ("batches_of", "batches_job"),
         ("running", "batches_due"),
         ("pace", "batches_spent"),
@@ -583,21 +615,92 @@ async def plans(path: Path, run: str) -> list[str]:
         ("update", "sqlite_autoindex_batches_1"),
     ],
 )
-async def test_hot_statements_use_their_index(tmp_path: Path, run: str, index: str) -> None:
+async def test_hot_statements_use_their_index(large: Path, run: str, index: str) -> None:
     """What runs at every turn reads as many rows as it returns, with 10,000 others around."""
-    path = tmp_path / "promptspool.db"
-
-    async with opened(path) as store:
-        await add(store, STATE, JOB, BATCH)
-        await add(store, *(batch_of(n, BatchStatus.CLOSED, None) for n in range(10_000)))
-
-    steps = await plans(path, run)
+    steps = await plans(large, run)
 
     assert any("SEARCH" in step and f" {index} " in step for step in steps), steps
     assert not any(step.startswith(("SCAN jobs", "SCAN batches")) for step in steps), steps
 
-    if run != "running":
+    if run not in ("running", "content"):  # both sort what they return alone
         assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+HISTORY = ("look", "jobs", "batches", "next", "closing", "finished", "interrupted", "batches_of")
+
+
+async def test_history_costs_no_turn_anything(tmp_path: Path) -> None:
+    """What a turn of the loop asks takes as many steps with ten times the finished rows."""
+    steps: list[dict[str, int]] = []
+
+    for count in (100, 1_000):
+        path = tmp_path / f"{count}.db"
+        jobs = [
+            replace(JOB, id=JobId(f"job-{n:05}"), status=JobStatus.DONE, due_at=None,
+                    delivered_at=NOW + n + 1, digest=f"b3-{n}")
+            for n in range(count)
+        ]  # fmt: skip
+        closed = [
+            replace(batch_of(n, BatchStatus.CLOSED, None), job=job.id) for n, job in enumerate(jobs)
+        ]
+
+        async with opened(path) as store:
+            await add(store, STATE, JOB, BATCH, *jobs, *closed)
+
+        async with aiosqlite.connect(path, isolation_level=None) as connection:
+            store, taken = Store(connection), [0]
+
+            def count_one(taken: list[int] = taken) -> int:
+                taken[0] += 1
+
+                return 0
+
+            steps.append({})
+            await connection.set_progress_handler(count_one, 1)
+
+            for name in HISTORY:
+                taken[0] = 0
+                await CALLS[name](store)
+                steps[-1][name] = taken[0]
+
+    assert steps[0] == steps[1]
+    assert all(steps[0].values())
+
+
+async def test_the_oldest_go_first(store: Store) -> None:
+    """What is finished is forgotten by when it ended, not by when it came."""
+    ended = [NOW - 5, NOW - 9, NOW - 7, NOW + 1]
+    jobs = [
+        replace(JOB, id=JobId(f"job-{n}"), status=JobStatus.DONE, delivered_at=at)
+        for n, at in enumerate(ended)
+    ]
+    await add(store, *jobs, replace(JOB, id=JobId("job-9"), status=JobStatus.REJECTED,
+                                    claimed_at=NOW - 6, delivered_at=None))  # fmt: skip
+
+    assert await store.finished(NOW, 9) == ["job-1", "job-2", "job-9", "job-0"]
+    assert await store.finished(NOW, 2) == ["job-1", "job-2"]
+
+
+async def test_one_look_is_what_is_due_and_what_will_be(store: Store) -> None:
+    """A look tells the statuses that have due rows, by provider, and the next moment after now."""
+    await add(
+        store,
+        STATE,
+        replace(JOB, status=JobStatus.CLAIMED, due_at=NOW),
+        batch_of(1, BatchStatus.CREATED, NOW - 1),
+        batch_of(2, BatchStatus.PLANNED, NOW + 3),
+        replace(batch_of(3, BatchStatus.PLANNED, NOW), provider="other"),
+    )
+
+    assert await store.look(STATUSES, ["openai", "other"], now=NOW) == (
+        {
+            (JobStatus.CLAIMED, None),
+            (BatchStatus.CREATED, "openai"),
+            (BatchStatus.PLANNED, "other"),
+        },
+        NOW + 3,
+    )
+    assert await store.look((), (), now=NOW + 99) == (set(), None)
 
 
 async def test_the_highest_priority_is_begun_first(tmp_path: Path) -> None:
@@ -759,9 +862,9 @@ async def test_a_database_of_before_keeps_its_rows(tmp_path: Path, version: int)
             known = {found[1] for found in old.execute(f"PRAGMA table_info({table})")}
             values = {
                 name: getattr(value, "value", value)
-                for field in fields(row)
-                if (name := _column(field.name, known)) in known
-                and (value := getattr(row, field.name)) is not None
+                for field in row.__struct_fields__
+                if (name := _column(field, known)) in known
+                and (value := getattr(row, field)) is not None
             }
             names = ", ".join(values)
             marks = ", ".join("?" * len(values))

@@ -6,10 +6,10 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from filled import NOW, batch, filled, held, job, provider
 from promptspool.errors import SpoolError, StoreError

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from commands import read_until, simulated, started
 from filled import NOW, batch, filled, held, job, on_terminal, provider, said

@@ -7,9 +7,10 @@ otherwise), durations in `_s`. Raises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NewType
+
+import msgspec
 
 JobId = NewType("JobId", str)
 """Claim time and six random characters, `20261120t231853z-4f7k2m`: sorts by age, safe in names."""
@@ -143,8 +144,7 @@ def shown(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One dropped file."""
 
     id: JobId
@@ -201,8 +201,7 @@ class Job:
         return shown(self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One batch at the provider, from its request file on disk to its last answer."""
 
     id: BatchId
@@ -299,8 +298,7 @@ class Batch:
         return self.cancelled_at is not None or now >= self.give_up_at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderState:
+class ProviderState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one provider is doing; its settings are in the configuration."""
 
     id: str
@@ -327,8 +325,7 @@ class ProviderState:
     why: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something to be told of a job, to one command or webhook."""
 
     id: str
@@ -433,8 +430,7 @@ def successor_id(parent: BatchId, part: int, parts: int) -> BatchId:
     return BatchId(f"{parent}+1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteBatch:
+class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says of one batch, in our words."""
 
     id: str

@@ -8,13 +8,15 @@ status cannot have.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
+
+from msgspec.structs import replace
 
 from promptspool.errors import IllegalTransition
 from promptspool.model import TRANSITIONS, Batch, Job, Notice, ProviderState
+from promptspool.outcomes import Polled
 from promptspool.policy.backoff import Backoff, Rules
-from promptspool.policy.batches import decide_batch
+from promptspool.policy.batches import decide_batch, is_as_known, polled_again
 from promptspool.policy.jobs import WITHDRAWN, decide_job
 from promptspool.policy.notices import decide_notice
 from promptspool.policy.providers import decide_provider, decide_recall
@@ -31,6 +33,13 @@ def decide(row: Row, outcome: Outcome, now: float, rules: Rules) -> Row:
 
     The version counts on; staying in a status is always allowed, leaving `TRANSITIONS` is a bug.
     """
+    if isinstance(row, Batch) and isinstance(outcome, Polled) and is_as_known(row, outcome.remote):
+        return polled_again(row, now, rules)
+
+    return _decided(row, outcome, now, rules)
+
+
+def _decided(row: Row, outcome: Outcome, now: float, rules: Rules) -> Row:
     match row:
         case Job():
             after: Row = decide_job(row, outcome, now, rules)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec.structs import replace
 
 from promptspool.errors import IllegalTransition
 from promptspool.model import Batch, Job, Notice, ProviderState

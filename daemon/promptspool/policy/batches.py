@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from promptspool.model import REMOTE_RANK, Batch, BatchStatus, RemoteStatus
 from promptspool.outcomes import (
@@ -56,6 +57,15 @@ QUICK_POLLS = 30
 """So often a batch that is nearly done is asked at a quick pace."""
 
 _UNSENT = (BatchStatus.PLANNED, BatchStatus.UPLOADED, BatchStatus.CREATING)
+
+_UNDER_WAY = frozenset(
+    {
+        RemoteStatus.VALIDATING,
+        RemoteStatus.IN_PROGRESS,
+        RemoteStatus.FINALIZING,
+        RemoteStatus.CANCELLING,
+    }
+)
 
 PROGRESS_FRESH = 0.9
 """From this share of answered requests on, a batch is asked as often as a new one."""
@@ -327,6 +337,46 @@ def _polled(batch: Batch, remote: RemoteBatch, now: float, rules: Rules) -> Batc
     )
 
 
+def is_as_known(batch: Batch, remote: RemoteBatch) -> bool:
+    """Tell whether a poll says of a running *batch* nothing but what is known, and all is well.
+
+    Of ten thousand batches that is so with nearly all, at nearly every poll.
+    """
+    return (
+        batch.status is BatchStatus.CREATED
+        and remote.status is batch.remote_status
+        and remote.status in _UNDER_WAY
+        and remote.completed <= batch.completed
+        and remote.failed <= batch.failed
+        and (not remote.total or remote.total == batch.total)
+        and (not remote.created_at or remote.created_at == batch.created_at)
+        and (not remote.errors or remote.errors == batch.errors)
+        and batch.failures == 0
+        and batch.missed == 0
+        and batch.missed_at is None
+        and batch.why is None
+    )
+
+
+def polled_again(batch: Batch, now: float, rules: Rules) -> Batch:
+    """Return what a batch becomes of which `is_as_known` is true: as `decide` has it, but sooner.
+
+    A row has so many columns that each copy of it counts.
+    """
+    polls = batch.polls + 1
+    since = batch.progressed_at if batch.progressed_at is not None else now
+
+    return replace(
+        batch,
+        version=batch.version + 1,
+        polls=polls,
+        progressed_at=since,
+        stalls=int((now - since) // rules.stalled_s),
+        failed_at=None,
+        due_at=_next_poll_at(batch, polls, now, rules),
+    )
+
+
 def unknown_status(remote: RemoteBatch) -> str:
     """Say that a provider used a word that we do not know."""
     return f"the provider says {remote.raw_status!r}, a status that nobody here knows"
@@ -355,7 +405,12 @@ def _seen(batch: Batch, remote: RemoteBatch) -> Batch:
 
 
 def _scheduled(batch: Batch, now: float, rules: Rules) -> Batch:
-    """Set the next poll: backing off, but sooner when it is nearly done."""
+    """Set the next poll."""
+    return replace(batch, due_at=_next_poll_at(batch, batch.polls, now, rules))
+
+
+def _next_poll_at(batch: Batch, polls: int, now: float, rules: Rules) -> float:
+    """Return when to poll after *polls*: backing off, but sooner when it is nearly done."""
     nearly = batch.remote_status in (RemoteStatus.FINALIZING, RemoteStatus.CANCELLING)
     answered = batch.completed + batch.failed
 
@@ -363,10 +418,10 @@ def _scheduled(batch: Batch, now: float, rules: Rules) -> Batch:
         nearly = True
 
     # Soon, but not for days: one that is stuck there is asked as rarely as any.
-    count = max(min(batch.polls, 1), batch.polls - QUICK_POLLS) if nearly else batch.polls
+    count = max(min(polls, 1), polls - QUICK_POLLS) if nearly else polls
     delay = rules.polling.delay(count, key=batch.id)
 
-    return replace(batch, due_at=_pooled(batch.provider, now, delay, rules))
+    return _pooled(batch.provider, now, delay, rules)
 
 
 def _pooled(provider: str, now: float, delay: float, rules: Rules) -> float:

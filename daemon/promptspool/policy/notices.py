@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from promptspool.model import Notice, NoticeStatus
 from promptspool.outcomes import Dropped, Failed, Sent, Woken

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from promptspool.model import ProviderState, ProviderStatus, Work
 from promptspool.outcomes import (
@@ -135,7 +137,7 @@ def _refused_or_throttled(
         state = replace(state, paused_work=both, paused_until=None)
 
         if both is not work:  # two limits at once: all is paused for a moment, and then asked anew
-            failure = replace(failure, retry_after_s=None)
+            failure = dataclasses.replace(failure, retry_after_s=None)
 
     if failure.trouble is Trouble.THROTTLED:
         return _paused(state, failure, now, rules.retry)

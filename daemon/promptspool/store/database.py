@@ -1,11 +1,9 @@
 """Durable state, as the daemon reads and writes it.
 
 One connection, one writer. A write is one transaction: it is either all there after a crash or not
-at all, and with `synchronous=FULL` it is on the platter when the call returns. aiosqlite's
-connection is shared by all tasks and a cancelled statement still runs, so every transaction holds a
-lock and a shield, and awaits nothing but the database. The database is a cache of what the spool
-and the provider know: losing it costs uploads and look-ups, never a second paid batch. So one that
-is damaged is put to no further use: nothing that it says may be decided on.
+at all, and with `synchronous=FULL` it is on the platter when the call returns. The database is a
+cache of what the spool and the provider know: losing it costs uploads and look-ups, never a second
+paid batch. So one that is damaged is put to no further use: nothing that it says may be decided on.
 
 Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that breaks its table,
 `SpoolError` (environment) for a database that cannot be opened or is damaged, and `StoreError`
@@ -14,13 +12,10 @@ Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that br
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-import anyio
-
-from promptspool.errors import SpoolError, StaleWrite
+from promptspool.errors import StaleWrite
 from promptspool.model import (
     Batch,
     BatchStatus,
@@ -32,26 +27,18 @@ from promptspool.model import (
     ProviderState,
     ProviderStatus,
 )
-from promptspool.store.faults import translated
-from promptspool.store.rows import (
-    TABLES,
-    AnyRow,
-    by_kind,
-    columns,
-    history,
-    insert_statement,
-    row_of,
-    update_statement,
-    values_of,
-)
+from promptspool.store.connection import Connection
+from promptspool.store.overview import DAY_S
+from promptspool.store.rows import TABLES, AnyRow, by_kind, history, values_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import aiosqlite
 
     from promptspool.model import Row, Status
+    from promptspool.store.rows import Table
 
 _QUEUED: frozenset[Status] = frozenset(
     {JobStatus.CLAIMED, BatchStatus.PLANNED, BatchStatus.UPLOADED, BatchStatus.CREATING}
@@ -59,8 +46,14 @@ _QUEUED: frozenset[Status] = frozenset(
 """What is begun in the order of priority."""
 
 
-DAY_S = 86_400
-"""Days are UTC's, as in the bills of providers."""
+_DEADLINES = (
+    "(SELECT min(due_at) FROM jobs WHERE due_at > ?)",
+    "(SELECT min(due_at) FROM batches WHERE due_at > ?)",
+    "(SELECT min(due_at) FROM providers WHERE due_at > ?)",
+    "(SELECT min(due_at) FROM notices WHERE due_at > ?)",
+    "(SELECT min(paused_until) FROM providers WHERE paused_until > ?)",
+)
+"""The questions for the next moment of each kind."""
 
 _FORGET = (
     """
@@ -98,31 +91,30 @@ class Store:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         """Take a connection that `opened` has prepared."""
-        self._connection = connection
-        self._lock = anyio.Lock()
-        self._damage: str | None = None
+        self._connection = Connection(connection)
 
     # Reading.
 
-    async def pending(
+    async def look(
         self, statuses: Iterable[Status], providers: Iterable[str], *, now: float
-    ) -> set[tuple[Status, str | None]]:
-        """Return those of *statuses* that have due rows; for batches, by which of *providers*."""
-        asked: list[tuple[Status, str | None]] = []
+    ) -> tuple[set[tuple[Status, str | None]], float | None]:
+        """Return what a turn of the loop asks for, as of one moment.
 
-        for status in statuses:
-            names = providers if isinstance(status, BatchStatus) else (None,)
-            asked.extend((status, name) for name in names)
-
-        questions = ", ".join(_question(status) for status, _ in asked)
+        That is those of *statuses* that have due rows, for batches with which of *providers*; and
+        the earliest deadline after *now* of any row or pause, None if there is none.
+        """
+        asked = _asked_for(statuses, providers)
+        questions = [*(_question(status) for status, _ in asked), *_DEADLINES]
         parameters: list[object] = []
 
         for status, name in asked:
             parameters += [status.value, now] if name is None else [name, status.value, now]
 
-        answers = (await self._fetch(f"SELECT {questions}", parameters))[0]
+        parameters += [now] * len(_DEADLINES)
+        (answers,) = await self._fetch(f"SELECT {', '.join(questions)}", parameters)
+        pending = {key for key, is_due in zip(asked, answers, strict=False) if is_due}
 
-        return {key for key, is_due in zip(asked, answers, strict=True) if is_due}
+        return pending, _earliest(answers[len(asked) :])
 
     async def due(
         self, status: Status, provider: str | None, *, now: float, limit: int
@@ -161,19 +153,8 @@ class Store:
                 assert_never(status)
 
     async def next_due_at(self, now: float) -> float | None:
-        """Return the earliest deadline after *now* of any row or pause, None if there is none."""
-        deadlines = await self._fetch(
-            """
-            SELECT (SELECT min(due_at) FROM jobs WHERE due_at > :now),
-                   (SELECT min(due_at) FROM batches WHERE due_at > :now),
-                   (SELECT min(due_at) FROM providers WHERE due_at > :now),
-                   (SELECT min(due_at) FROM notices WHERE due_at > :now),
-                   (SELECT min(paused_until) FROM providers WHERE paused_until > :now)
-            """,
-            {"now": now},
-        )
-
-        return min((at for at in deadlines[0] if at is not None), default=None)
+        """Return the second half of `look`."""
+        return (await self.look((), (), now=now))[1]
 
     async def running(self, provider: str) -> list[Batch]:
         """Return every batch of *provider* that is to be polled, due or not, youngest first."""
@@ -189,9 +170,11 @@ class Store:
         return await self._rows(Batch, "WHERE job = ? ORDER BY rowid", (job,))
 
     async def live_batches(self, job: JobId) -> int:
-        """Count the batches of *job* that are not closed."""
+        """Count the batches of *job* that are not closed, up to two: whether one is the last."""
         rows = await self._fetch(
-            "SELECT count(*) FROM batches WHERE job = ? AND status != 'closed'", (job,)
+            "SELECT count(*) FROM (SELECT 1 FROM batches INDEXED BY batches_open "
+            "WHERE job = ? AND status != 'closed' LIMIT 2)",
+            (job,),
         )
 
         return int(rows[0][0])
@@ -342,10 +325,10 @@ class Store:
         rows = await self._fetch(
             """
             SELECT (SELECT total(coalesce(cost_usd, estimated_usd)) FROM batches
-                    WHERE provider = :provider AND intended_at >= :since)
-                 + (SELECT total(usd) FROM spent WHERE provider = :provider AND day >= :day)
+                    WHERE provider = ? AND intended_at >= ?)
+                 + (SELECT total(usd) FROM spent WHERE provider = ? AND day >= ?)
             """,
-            {"provider": provider, "since": since, "day": int(since // DAY_S)},
+            (provider, since, provider, int(since // DAY_S)),
         )
 
         return float(rows[0][0])
@@ -400,10 +383,10 @@ class Store:
         But for those of which somebody is still to be told.
         """
         rows = await self._fetch(
-            "SELECT id FROM jobs WHERE status IN ('done', 'rejected') "
+            "SELECT id FROM jobs INDEXED BY jobs_finished WHERE status IN ('done', 'rejected') "
             "AND coalesce(delivered_at, claimed_at) <= ? AND NOT EXISTS "
             "(SELECT 1 FROM notices WHERE notices.job = jobs.id AND notices.status = 'pending') "
-            "ORDER BY id LIMIT ?",
+            "ORDER BY coalesce(delivered_at, claimed_at), id LIMIT ?",
             (before, limit),
         )
 
@@ -411,7 +394,9 @@ class Store:
 
     async def interrupted(self) -> list[Batch]:
         """Return the batches whose create may have been sent by a process that is gone."""
-        return await self._rows(Batch, "WHERE status IN ('creating', 'unclear')", ())
+        doubted = "WHERE status != 'closed' AND status IN ('creating', 'unclear')"
+
+        return await self._rows(Batch, f"INDEXED BY batches_live {doubted}", ())
 
     async def meta(self, key: str) -> str | None:
         """Return a note of the daemon's own, None if it was never made."""
@@ -423,23 +408,31 @@ class Store:
 
     async def note(self, key: str, value: str) -> None:
         """Keep *value* under *key*."""
-        async with self._transaction() as connection:
-            await connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        await self._connection.transact(
+            lambda there: there.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        )
 
     async def forget(self, jobs: Sequence[JobId]) -> None:
         """Delete all that is known of *jobs*, but for what was spent on them."""
-        async with self._transaction() as connection:
+
+        def forgotten(there: sqlite3.Connection) -> None:
             for job in jobs:
                 for statement in _FORGET:
-                    await connection.execute(statement, {"job": job})
+                    there.execute(statement, {"job": job})
+
+        if jobs:
+            await self._connection.transact(forgotten)
 
     async def forget_older(self, at: float) -> None:
         """Delete what was spent, and the history of providers, from before *at*."""
-        async with self._transaction() as connection:
-            await connection.execute("DELETE FROM spent WHERE day < ?", (int(at // DAY_S),))
-            await connection.execute(
+
+        def forgotten(there: sqlite3.Connection) -> None:
+            there.execute("DELETE FROM spent WHERE day < ?", (int(at // DAY_S),))
+            there.execute(
                 "DELETE FROM history WHERE row IN (SELECT id FROM providers) AND at < ?", (at,)
             )
+
+        await self._connection.transact(forgotten)
 
     async def write(self, change: Change) -> None:
         """Apply *change* in one transaction, or nothing of it.
@@ -447,85 +440,69 @@ class Store:
         Raises `StaleWrite` if an updated row is not as it was read. A row to be added that is
         already there is left as it is: its id is derived from the same work.
         """
-        async with self._transaction() as connection:
-            for kind, before_after in by_kind(change.updated).items():
-                cursor = await connection.executemany(
-                    update_statement(kind),
-                    [
-                        (*values_of(after), before.id, before.version)
-                        for before, after in before_after
-                    ],
-                )
+        if change.updated or change.added:
+            await self._connection.transact(lambda there: _apply(there, change))
 
-                if cursor.rowcount != len(before_after):
-                    ids = ", ".join(before.id for before, _ in before_after[:10])
-                    message = f"a {TABLES[kind]} row changed while it was worked on: {ids}"
-                    raise StaleWrite(message)
-
-            kinds: tuple[type[Row], ...] = (ProviderState, Job, Batch, Notice)
-
-            for kind in kinds:
-                added = [values_of(row) for row in change.added if type(row) is kind]
-                await connection.executemany(insert_statement(kind), added)
-
-            await connection.executemany(
-                "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
-                history(change.updated, change.added, change.at),
-            )
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Hold the connection for one transaction; nothing but database calls inside.
-
-        The shield is needed because a cancelled statement still runs: it would land in whatever
-        transaction comes next.
-        """
-        with anyio.CancelScope(shield=True), self._sound(), translated():
-            async with self._lock:
-                await self._connection.execute("BEGIN IMMEDIATE")
-
-                try:
-                    yield self._connection
-                    await self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:  # SQLite ends some by itself
-                        await self._connection.execute("ROLLBACK")
-
-                    raise
-
-    async def _fetch(
-        self, statement: str, parameters: Sequence[object] | dict[str, object]
-    ) -> list[sqlite3.Row]:
-        rows: list[sqlite3.Row] = []
-
-        with anyio.CancelScope(shield=True), self._sound(), translated():
-            async with self._lock:
-                rows.extend(await self._connection.execute_fetchall(statement, parameters))
-
-        return rows
+    async def _fetch(self, statement: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+        return await self._connection.read(
+            lambda there: there.execute(statement, parameters).fetchall()
+        )
 
     async def _rows(
         self, kind: type[AnyRow], clause: str, parameters: Sequence[object]
     ) -> list[AnyRow]:
-        statement = f"SELECT {columns(kind)} FROM {TABLES[kind]} {clause}"  # noqa: S608
+        found: list[AnyRow] = await self._made(TABLES[kind], clause, parameters)
 
-        found = await self._fetch(statement, parameters)
+        return found
 
-        with self._sound(), translated():
-            return [row_of(kind, values) for values in found]
+    async def _made(self, table: Table, clause: str, parameters: Sequence[object]) -> list[Any]:
+        statement = f"SELECT {table.columns} FROM {table.name} {clause}"  # noqa: S608
 
-    @contextmanager
-    def _sound(self) -> Iterator[None]:
-        """Remember damage that is met inside, and raise it again at every later use."""
-        if self._damage is not None:
-            raise SpoolError(self._damage)
+        return await self._connection.read(
+            lambda there: [*map(table.made, there.execute(statement, parameters))]
+        )
 
-        try:
-            yield
-        except SpoolError as error:
-            self._damage = str(error)
 
-            raise
+def _apply(there: sqlite3.Connection, change: Change) -> None:
+    """Write *change*, inside a transaction; raises `StaleWrite`."""
+    for kind, before_after in by_kind(change.updated).items():
+        cursor = there.executemany(
+            TABLES[kind].update,
+            ((*values_of(after), before.id, before.version) for before, after in before_after),
+        )
+
+        if cursor.rowcount != len(before_after):
+            ids = ", ".join(before.id for before, _ in before_after[:10])
+            message = f"a {TABLES[kind].name} row changed while it was worked on: {ids}"
+            raise StaleWrite(message)
+
+    for kind, table in TABLES.items():
+        added = [values_of(row) for row in change.added if type(row) is kind]
+
+        if added:
+            there.executemany(table.insert, added)
+
+    there.executemany(
+        "INSERT INTO history VALUES (?, ?, ?, ?, ?)",
+        history(change.updated, change.added, change.at),
+    )
+
+
+def _asked_for(
+    statuses: Iterable[Status], providers: Iterable[str]
+) -> list[tuple[Status, str | None]]:
+    """Return what is asked for due rows of: batches by provider, everything else as a whole."""
+    names = [*providers]
+
+    return [
+        (status, name)
+        for status in statuses
+        for name in (names if isinstance(status, BatchStatus) else (None,))
+    ]
+
+
+def _earliest(moments: Iterable[float | None]) -> float | None:
+    return min((at for at in moments if at is not None), default=None)
 
 
 def _question(status: Status) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         RemoteStatus,
     )
 
+DAY_S = 86_400
+"""Days are UTC's, as in the bills of providers."""
+
 LATELY_S = 86_400.0
 """How far back `Overview.ended` goes."""
 

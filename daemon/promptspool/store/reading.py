@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from promptspool.errors import PromptspoolError
@@ -26,8 +25,8 @@ from promptspool.model import (
     ProviderState,
     RemoteStatus,
 )
-from promptspool.store.database import DAY_S
 from promptspool.store.overview import (
+    DAY_S,
     LATELY_S,
     Closed,
     Ended,
@@ -36,7 +35,7 @@ from promptspool.store.overview import (
     Spending,
     Step,
 )
-from promptspool.store.rows import TABLES, AnyRow, columns, row_of
+from promptspool.store.rows import TABLES, AnyRow, maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,12 +259,13 @@ class View:
         return self._made(Step, statement, {"job": job})
 
     def _rows(self, kind: type[AnyRow], clause: str, parameters: _Parameters = ()) -> list[AnyRow]:
-        statement = f"SELECT {columns(kind)} FROM {TABLES[kind]} {clause}"  # noqa: S608
+        table = TABLES[kind]
+        statement = f"SELECT {table.columns} FROM {table.name} {clause}"  # noqa: S608
 
-        return self._read(partial(row_of, kind), statement, parameters)
+        return self._read(table.made, statement, parameters)
 
     def _made(self, kind: type[_Row], statement: str, parameters: _Parameters = ()) -> list[_Row]:
-        return self._read(partial(_row, kind), statement, parameters)
+        return self._read(maker(kind, _WORDS.get(kind, {})), statement, parameters)
 
     def _read(
         self, made: Callable[[tuple[Any, ...]], _Any], statement: str, parameters: _Parameters
@@ -273,7 +273,7 @@ class View:
         found = self._fetch(statement, parameters)
 
         try:
-            return [made(values) for values in found]
+            return [*map(made, found)]
         except ValueError as error:  # a word that is no status
             raise self._refusal(error) from error
 
@@ -282,14 +282,3 @@ class View:
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._refusal(error) from error
-
-
-def _row(kind: type[_Row], values: Sequence[Any]) -> _Row:
-    """Return one of our own rows from its *values*, in the order of its fields."""
-    named = dict(zip((field.name for field in fields(kind)), values, strict=True))
-
-    for name, words in _WORDS.get(kind, {}).items():
-        if named[name] is not None:
-            named[name] = words(named[name])
-
-    return kind(**named)

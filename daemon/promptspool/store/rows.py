@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from enum import Enum
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from promptspool.model import (
     Batch,
@@ -20,65 +22,100 @@ from promptspool.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from enum import Enum
 
     from promptspool.model import Row
 
-TABLES: dict[type[Row], str] = {
-    Job: "jobs",
-    Batch: "batches",
-    ProviderState: "providers",
-    Notice: "notices",
-}
-
-_ENUMS: dict[type[Row], dict[str, type[Enum]]] = {
-    Job: {"status": JobStatus},
-    Batch: {"status": BatchStatus, "remote_status": RemoteStatus},
-    ProviderState: {"status": ProviderStatus, "paused_work": Work},
-    Notice: {"status": NoticeStatus},
-}
-
 AnyRow = TypeVar("AnyRow", Job, Batch, ProviderState, Notice)
+_Made = TypeVar("_Made")
 
 
-def columns(kind: type[Row]) -> str:
-    """Return the names of the columns, as a list in SQL."""
-    return ", ".join(field.name for field in fields(kind))
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where the rows of a kind are kept; what is said of columns is in their order."""
+
+    name: str
+    columns: str
+    """Their names, as a list in SQL."""
+    insert: str
+    """The statement that adds a row unless it is there."""
+    update: str
+    """The statement that changes a row if it is as it was."""
+    values: Callable[[Row], tuple[Any, ...]]
+    made: Callable[[Sequence[Any]], Any]
+    """Returns a row from its values."""
+    words: Sequence[int]
+    """The places of columns that hold one of an enumeration."""
 
 
-def insert_statement(kind: type[Row]) -> str:
-    """Return the statement that adds a row unless it is there."""
-    marks = ", ".join("?" for _ in fields(kind))
+def _table(kind: type[Row], name: str, words: Mapping[str, type[Enum]]) -> Table:
+    names = names_of(kind)
+    columns = ", ".join(names)
+    marks = ", ".join("?" for _ in names)
+    sets = ", ".join(f"{one} = ?" for one in names)
 
-    into = f"INSERT INTO {TABLES[kind]} ({columns(kind)}) VALUES ({marks})"  # noqa: S608
+    return Table(
+        name=name,
+        columns=columns,
+        # Not OR IGNORE, which would also pass over a row that fails a CHECK, and lose it.
+        insert=f"INSERT INTO {name} ({columns}) VALUES ({marks}) "  # noqa: S608 - our own names
+        "ON CONFLICT (id) DO NOTHING",
+        update=f"UPDATE {name} SET {sets} WHERE id = ? AND version = ?",  # noqa: S608 - as above
+        values=attrgetter(*names),
+        made=maker(kind, words),
+        words=[names.index(one) for one in words],
+    )
 
-    # Not OR IGNORE, which would also pass over a row that fails a CHECK, and lose it.
-    return f"{into} ON CONFLICT (id) DO NOTHING"
+
+def names_of(kind: type[Any]) -> Sequence[str]:
+    """Return the names of the fields of a struct or a dataclass, in order."""
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+
+    return [field.name for field in fields(kind)]
 
 
-def update_statement(kind: type[Row]) -> str:
-    """Return the statement that changes a row if it is as it was."""
-    sets = ", ".join(f"{field.name} = ?" for field in fields(kind))
+def maker(kind: type[_Made], words: Mapping[str, type[Enum]]) -> Callable[[Sequence[Any]], _Made]:
+    """Return what makes a frozen *kind* of the values of its fields, in order.
 
-    return f"UPDATE {TABLES[kind]} SET {sets} WHERE id = ? AND version = ?"  # noqa: S608
+    *words* are the fields that are enumerations. It raises `ValueError` for a word that is none.
+    """
+    names = names_of(kind)
+
+    def made(values: Sequence[Any]) -> _Made:
+        named = dict(zip(names, values, strict=True))
+
+        for name, enum in words.items():
+            if named[name] is not None:
+                named[name] = enum(named[name])
+
+        return kind(**named)
+
+    return made
+
+
+TABLES: dict[type[Row], Table] = {
+    ProviderState: _table(
+        ProviderState, "providers", {"status": ProviderStatus, "paused_work": Work}
+    ),
+    Job: _table(Job, "jobs", {"status": JobStatus}),
+    Batch: _table(Batch, "batches", {"status": BatchStatus, "remote_status": RemoteStatus}),
+    Notice: _table(Notice, "notices", {"status": NoticeStatus}),
+}
+"""In an order in which rows can be added: a batch refers to its job."""
 
 
 def values_of(row: Row) -> tuple[Any, ...]:
-    """Return the values of a row, in the order of `columns`."""
-    found = (getattr(row, field.name) for field in fields(row))
+    """Return the values of a row, in the order of its table's columns."""
+    table = TABLES[type(row)]
+    values = list(table.values(row))
 
-    return tuple(value.value if isinstance(value, Enum) else value for value in found)
+    for place in table.words:
+        if values[place] is not None:
+            values[place] = values[place].value
 
-
-def row_of(kind: type[AnyRow], values: Iterable[Any]) -> AnyRow:
-    """Return a row from its *values*; raises `ValueError` for a word that is no status."""
-    named = dict(zip((field.name for field in fields(kind)), values, strict=True))
-
-    for name, enum in _ENUMS[kind].items():
-        if named[name] is not None:
-            named[name] = enum(named[name])
-
-    return kind(**named)
+    return tuple(values)
 
 
 def by_kind(updated: Sequence[tuple[Row, Row]]) -> dict[type[Row], list[tuple[Row, Row]]]:

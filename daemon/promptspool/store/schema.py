@@ -234,5 +234,11 @@ SCHEMA = (
 
     CREATE INDEX jobs_earlier ON jobs (size_bytes) WHERE digest NOT LIKE 'b3-%';
     """,
+    """
+    CREATE INDEX batches_open ON batches (job) WHERE status != 'closed';
+    CREATE INDEX jobs_finished ON jobs (coalesce(delivered_at, claimed_at), id)
+        WHERE status IN ('done', 'rejected');
+    DROP INDEX batches_doubted;
+    """,
 )
 """Numbered migrations: entry n takes a database from `user_version` n to n + 1."""
