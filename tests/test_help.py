@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pexpect  # type: ignore[import-untyped] # it brings no types
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from commands import LIMIT_S, environ
 from filled import said
@@ -23,6 +25,11 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 """Every command, by name."""
 
 WIDTH = 80
+
+ARGUMENTS = st.text(st.characters(exclude_characters="\0"), max_size=9) | st.sampled_from(
+    ["/", ".", "/no/such/file", "3", "-1", "2.5", "true"]
+)
+"""What may stand behind an option: no argument of a program holds a NUL."""
 
 
 @pytest.fixture
@@ -82,6 +89,36 @@ def test_examples_can_be_run(command: str) -> None:
         _, name, *arguments = shlex.split(example)
 
         COMMANDS[name].make_context(name, arguments)  # which raises for what it does not know
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+@given(value=ARGUMENTS)
+@settings(max_examples=8, deadline=None)
+def test_plain_values_are_what_typer_makes_of_them(command: str, value: str) -> None:
+    """A value that is taken as it is is the one that the long way comes to, or its refusal."""
+    one = COMMANDS[command]
+    context = one.context_class(one, info_name=command)
+
+    for param in one.get_params(context):
+        quick = getattr(param, "get_runtime_param", None)
+
+        if quick is None:
+            continue
+
+        whole = type(param).get_runtime_param.__get__(param)
+
+        for given_one in (value, None, param.default):
+            if not (param.nargs == -1 or param.multiple):
+                assert _made(quick, param, context, given_one) == _made(
+                    whole, param, context, given_one
+                )
+
+
+def _made(runtime: Any, param: Any, context: Any, value: object) -> object:
+    try:
+        return runtime().coerce(value, param=param, ctx=context)
+    except typer.BadParameter as error:
+        return error.format_message()
 
 
 def test_completion_in_bash(places: str, tmp_path: Path) -> None:

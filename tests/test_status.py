@@ -8,11 +8,11 @@ import random
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from filled import NOW, batch, filled, held, job, on_terminal, provider, said
 from promptspool.clock import SystemClock

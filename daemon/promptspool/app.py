@@ -9,6 +9,7 @@ that refuses at the start.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -35,6 +36,7 @@ from promptspool.monitor import Monitor
 from promptspool.pricing import Prices
 from promptspool.provider import connect
 from promptspool.reload import Reloader, apply, close_idle, lanes_of, rules_of
+from promptspool.settings import leave_glance
 from promptspool.spool import Spool
 from promptspool.store import opened
 
@@ -124,6 +126,7 @@ class Daemon:
                 taken=set(),
             )
             stack.push_async_callback(self._close, context)
+            await anyio.to_thread.run_sync(leave_glance, self.settings, os.environ)
 
             return await self._dispatch(context)
 
@@ -222,6 +225,7 @@ class Daemon:
             now=dispatcher.context.clock.now(),
         )
         self.settings = dispatcher.context.settings
+        await anyio.to_thread.run_sync(leave_glance, new, os.environ)
         await dispatcher.wake_held()
 
         if self.monitor is not None:
@@ -271,6 +275,7 @@ async def run(settings: Settings, *, is_draining: bool, load: Callable[[], Setti
     end, exits from here: with 0, or with 1 where a drain was not done.
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a late writer breaks our lease with it
+    gc.freeze()  # what was imported stays: to look it over takes longer than the loop may be held
     heartbeat = Heartbeat()
     daemon = Daemon(
         settings=settings,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from promptspool.cli.program import FAILED, Config, SpoolDir, app, placed, remark, say, spelt
+from promptspool.cli.program import FAILED, Config, SpoolDir, registry, remark, say, spelt
 
 if TYPE_CHECKING:
     from promptspool.doctor import Finding
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
-@app.command()
+@registry.command()
 def health(
     *,
     timeout: Annotated[
@@ -35,8 +34,11 @@ def health(
     Example: promptspool health --timeout 5
     """  # noqa: D301 - typer's mark for lines to be left alone
     from promptspool.control import ping
+    from promptspool.settings import glance
+    from promptspool.spool import Spool
 
-    _, place = placed(config, spool)
+    found = glance(config, spool=spool)
+    place = Spool(found.spool.path, found.spool.state)
 
     if not place.is_held():
         remark(f"promptspool does not run on {place.root}")
@@ -55,7 +57,7 @@ def health(
     return 0
 
 
-@app.command()
+@registry.command()
 def doctor(
     *,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no provider anything.")] = False,
@@ -76,6 +78,8 @@ def doctor(
     \b
     Example: sudo promptspool doctor
     """  # noqa: D301 - typer's mark for lines to be left alone
+    import json
+
     from promptspool.doctor import Level, examination
     from promptspool.settings import load
 

@@ -17,9 +17,9 @@ from promptspool.cli.program import (
     Config,
     JobName,
     SpoolDir,
-    app,
     is_terminal,
     placed,
+    registry,
     remark,
     say,
     spelt,
@@ -39,7 +39,7 @@ ANSWER_S = 10.0
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
-@app.command()
+@registry.command()
 def cancel(job: JobName, *, yes: Yes = False, config: Config = None, spool: SpoolDir = None) -> int:
     """Take back a job.
 
@@ -66,7 +66,7 @@ def cancel(job: JobName, *, yes: Yes = False, config: Config = None, spool: Spoo
     return _commanded(place, "cancel", found)
 
 
-@app.command()
+@registry.command()
 def retry(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> int:
     """Ask again what failed of a delivered job.
 
@@ -93,7 +93,7 @@ def retry(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> int
     return _commanded(place, "retry", found)
 
 
-@app.command()
+@registry.command()
 def release(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> int:
     """Let a held job go on, whatever it may cost.
 
@@ -112,7 +112,7 @@ def release(job: JobName, *, config: Config = None, spool: SpoolDir = None) -> i
     return _commanded(place, "release", found)
 
 
-@app.command()
+@registry.command()
 def pause(
     provider: Annotated[
         str | None,
@@ -133,7 +133,7 @@ def pause(
     return _paused("pause", provider, config, spool)
 
 
-@app.command()
+@registry.command()
 def resume(
     provider: Annotated[
         str | None,
@@ -151,7 +151,7 @@ def resume(
     return _paused("resume", provider, config, spool)
 
 
-@app.command()
+@registry.command()
 def reload(*, config: Config = None, spool: SpoolDir = None) -> int:
     """Let the daemon read its configuration again.
 
@@ -171,7 +171,7 @@ def reload(*, config: Config = None, spool: SpoolDir = None) -> int:
     return _asked(place, _command("reload"))
 
 
-@app.command()
+@registry.command()
 def forget(job: JobName, *, yes: Yes = False, config: Config = None, spool: SpoolDir = None) -> int:
     """Remove a finished job from the database.
 
@@ -193,7 +193,7 @@ def forget(job: JobName, *, yes: Yes = False, config: Config = None, spool: Spoo
     return _commanded(place, "forget", found)
 
 
-@app.command()
+@registry.command()
 def clean(
     *,
     older_than: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from promptspool.cli.program import Config, SpoolDir, app
+from promptspool.cli.program import Config, SpoolDir, registry
 from promptspool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ VERSION = 1
 """Of what `--json` prints; it counts on when something in there changes its meaning."""
 
 
-@app.command(name="config")
+@registry.command(name="config")
 def show_config(
     *,
     config: Config = None,

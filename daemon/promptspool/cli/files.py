@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from promptspool.cli.program import FAILED, Config, SpoolDir, app, placed, remark, say, spelt
+from promptspool.cli.program import FAILED, Config, SpoolDir, placed, registry, remark, say, spelt
 from promptspool.errors import ConfigError, SpoolError
 
 
-@app.command()
+@registry.command()
 def check(
     files: Annotated[
         list[Path] | None,
@@ -72,7 +72,7 @@ def check(
     return 0 if is_clean else FAILED
 
 
-@app.command()
+@registry.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is missing.")],
 ) -> None:
@@ -114,7 +114,7 @@ def init(
     )
 
 
-@app.command()
+@registry.command()
 def submit(  # noqa: PLR0913 - one for each option
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE", help="Prompt files; - is standard input.")

@@ -1,20 +1,32 @@
-"""The program: one Typer application, and what every command of it does about errors."""
+"""The program: one Typer application, and what every command of it does about errors.
+
+A command is made of its function when somebody asks for it: of twenty, one is run.
+"""
 
 from __future__ import annotations
 
+import inspect
 import io
+import os
 import sys
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command_from_info
 
 from promptspool import __version__
 from promptspool.errors import ConfigError, PromptspoolError, SpoolError
 
 if TYPE_CHECKING:
-    from typer._click import Context, HelpFormatter
+    from collections.abc import Callable, Iterator, MutableMapping
+
+    from typer._click import Command, Context, HelpFormatter, Parameter
+    from typer.models import CommandInfo
 
     from promptspool.settings import Settings
     from promptspool.spool import Spool
@@ -23,12 +35,37 @@ FAILED = 1
 MISUSED = 2
 
 STORY = {
-    "To begin": ("init", "check", "run", "demo", "simulate"),
-    "Files and their answers": ("submit", "wait", "status", "show", "logs"),
-    "To step in": ("cancel", "retry", "release", "pause", "resume"),
-    "To look after it": ("config", "reload", "health", "doctor", "forget", "clean"),
+    "To begin": {
+        "init": "files",
+        "check": "files",
+        "run": "running",
+        "demo": "running",
+        "simulate": "running",
+    },
+    "Files and their answers": {
+        "submit": "files",
+        "wait": "reading",
+        "status": "reading",
+        "show": "reading",
+        "logs": "reading",
+    },
+    "To step in": {
+        "cancel": "commanding",
+        "retry": "commanding",
+        "release": "commanding",
+        "pause": "commanding",
+        "resume": "commanding",
+    },
+    "To look after it": {
+        "config": "configuring",
+        "reload": "commanding",
+        "health": "admin",
+        "doctor": "admin",
+        "forget": "commanding",
+        "clean": "commanding",
+    },
 }
-"""The commands in the order in which people meet them."""
+"""The commands in the order in which people meet them, each with the module that it is in."""
 
 Config = Annotated[
     Path | None,
@@ -54,32 +91,135 @@ JobName = Annotated[
 """The argument of every command about one job."""
 
 
-class _Told(TyperGroup):
+class _Coercion:
+    """Takes plain values as they are: typer has pydantic look at each, even at None.
+
+    That alone takes as long as a command. All else goes that way, with its messages.
+    """
+
+    def __init__(self, whole: Callable[[], Any]) -> None:
+        """Take what returns typer's own."""
+        self._whole = whole
+
+    def __call__(self) -> _Coercion:
+        """Return it in the place of typer's own."""
+        return self
+
+    def coerce(self, value: Any, param: TyperOption | TyperArgument, ctx: Context) -> Any:
+        """Return a plain *value* as it is, and any other as typer does."""
+        kind = param.type_descriptor.annotation
+        is_single = param.nargs == 1 and not param.multiple
+        is_plain = (
+            value is None
+            or (kind is str and isinstance(value, str))
+            or (kind is type(value) and value == param.default)
+        )
+
+        if is_single and is_plain:
+            return value
+
+        # What cannot be read has a message of its own.
+        if is_single and kind is Path and isinstance(value, str) and os.access(value, os.R_OK):
+            return Path(value)
+
+        return self._whole().coerce(value, param=param, ctx=ctx)
+
+
+class _Quickly:
+    """Has the values of a command's options and arguments taken quickly."""
+
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        """Return all of them, with the one for help."""
+        params: list[Parameter] = super().get_params(ctx)  # type: ignore[misc] # of a command
+
+        for one in params:
+            if isinstance(one, TyperOption | TyperArgument):
+                whole = one.get_runtime_param
+
+                if not isinstance(whole, _Coercion):
+                    one.get_runtime_param = _Coercion(whole)  # type: ignore[method-assign, assignment]
+
+        return params
+
+
+class _Quick(_Quickly, TyperCommand):
+    """A command."""
+
+
+class Commands(Mapping[str, "Command"]):
+    """The commands by name, each made when it is asked for."""
+
+    def __init__(self) -> None:
+        """Make none yet."""
+        self._made: dict[str, Command] = {}
+
+    @cached_property
+    def _modules(self) -> dict[str, str]:
+        return {name: module for chapter in STORY.values() for name, module in chapter.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names, in the order of the story."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._modules)
+
+    def __getitem__(self, name: str) -> Command:
+        """Return a command with its options and arguments."""
+        if name not in self._made:
+            info = self._info(name)
+            info.cls = _Quick
+            self._made[name] = get_command_from_info(
+                info, pretty_exceptions_short=True, rich_markup_mode=None
+            )
+
+        return self._made[name]
+
+    def short_help(self, name: str, limit: int) -> str:
+        """Return the first sentence of what a command says of itself, without making it."""
+        text = inspect.getdoc(self._info(name).callback or self)
+
+        return TyperCommand(name, help=text).get_short_help_str(limit)
+
+    def _info(self, name: str) -> CommandInfo:
+        import_module(f"promptspool.cli.{self._modules[name]}")
+
+        return next(info for info in registry.registered_commands if _name_of(info) == name)
+
+
+def _name_of(info: CommandInfo) -> str:
+    return info.name or str(getattr(info.callback, "__name__", ""))
+
+
+class _Told(_Quickly, TyperGroup):
     """The commands under headings, in the order of the story."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
-        """Return the names in order; what the story does not tell of comes last."""
-        told = [name for names in STORY.values() for name in names]
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.told = Commands()
+        self.commands = cast("MutableMapping[str, Command]", self.told)  # nothing changes it
 
-        return sorted(super().list_commands(ctx), key=[*told, *self.commands].index)
+    def list_commands(self, ctx: Context) -> list[str]:
+        """Return the names in order."""
+        del ctx
+
+        return list(self.told)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write a list of commands for each heading, in columns of one width."""
-        names = self.list_commands(ctx)
-        longest = max(map(len, names))
+        longest = max(map(len, self.list_commands(ctx)))
         room = formatter.width - 6 - longest
 
         for heading, chapter in STORY.items():
-            rows = [
-                (name.ljust(longest), self.commands[name].get_short_help_str(room))
-                for name in names
-                if name in chapter
-            ]
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name.ljust(longest), self.told.short_help(name, room)) for name in chapter]
+                )
 
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
 
+registry = typer.Typer()
+"""What the functions of commands are registered with."""
 
 app = typer.Typer(
     cls=_Told,
@@ -96,7 +236,8 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
 
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="promptspool", standalone_mode=False)
+        arguments = sys.argv[1:] or ["--help"]
+        code = app(arguments, prog_name="promptspool", standalone_mode=False)
     except typer.TyperException as error:
         code = _told(f"{error.format_message()} (--help tells more)", MISUSED)
     except typer.Abort:  # Ctrl-C or Ctrl-D instead of an answer, behind the question

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing, suppress
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from promptspool.cli.program import FAILED, Config, JobName, SpoolDir, app, remark
+from promptspool.cli.program import FAILED, Config, JobName, SpoolDir, registry, remark
 from promptspool.errors import ConfigError, PromptspoolError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from promptspool.settings import Settings
+    from promptspool.settings import Glance, Settings
     from promptspool.tell.lines import Filter
 
 WATCH_S = 1.0
@@ -26,7 +25,7 @@ WATCH_S = 1.0
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-@app.command()
+@registry.command()
 def status(
     *,
     watch: Annotated[
@@ -56,14 +55,16 @@ def status(
     \b
     Example: promptspool status --watch
     """  # noqa: D301 - typer's mark for lines to be left alone
+    import json
+
     from promptspool.clock import SystemClock
-    from promptspool.settings import load
+    from promptspool.settings import glance
     from promptspool.tell.document import document
     from promptspool.tell.looking import console_of, looked, place_of, put, spool_of
     from promptspool.tell.screen import lines_of
     from promptspool.tell.words import safe
 
-    settings = load(config, spool=spool)
+    settings = glance(config, spool=spool)
     folder = spool_of(settings).root
 
     if as_json and not watch:
@@ -83,7 +84,7 @@ def status(
     return FAILED if report.needs else 0
 
 
-def _watched(settings: Settings, console: Console, *, as_json: bool) -> int:
+def _watched(settings: Glance | Settings, console: Console, *, as_json: bool) -> int:
     from rich.console import Group
     from rich.live import Live
 
@@ -110,7 +111,7 @@ def _watched(settings: Settings, console: Console, *, as_json: bool) -> int:
     return 0
 
 
-@app.command()
+@registry.command()
 def show(
     job: JobName, *, as_json: AsJson = False, config: Config = None, spool: SpoolDir = None
 ) -> int:
@@ -126,6 +127,8 @@ def show(
     \b
     Example: promptspool show may.csv
     """  # noqa: D301 - typer's mark for lines to be left alone
+    import json
+
     from promptspool.clock import SystemClock
     from promptspool.settings import load
     from promptspool.tell.looking import console_of, put, spool_of
@@ -157,7 +160,7 @@ def _keep_keys(settings: Settings) -> None:
             log.keep_secret(api_key(provider, name))
 
 
-@app.command()
+@registry.command()
 def wait(
     jobs: Annotated[
         list[str],
@@ -205,7 +208,7 @@ def waited(
     return 0 if is_good else FAILED
 
 
-@app.command()
+@registry.command()
 def logs(  # noqa: PLR0913 - each of them narrows the log in its own way
     file: Annotated[
         Path | None,

@@ -9,7 +9,6 @@ import json
 import os
 import tomllib
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,25 +18,24 @@ from pydantic_settings.exceptions import SettingsError
 from promptspool.errors import ConfigError
 from promptspool.settings.agreement import disagreements
 from promptspool.settings.faults import faults_of, known, told
+from promptspool.settings.finding import FILE_NAME, anchored, config_file, variables_of
 from promptspool.settings.layers import folded, laid, laid_by_environment
 from promptspool.settings.profiles import completed
 from promptspool.settings.reading import read
-from promptspool.settings.sections import ENV_DELIMITER, ENV_PREFIX, Settings
+from promptspool.settings.sections import Settings
 from promptspool.settings.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from promptspool.settings.lines import Where
     from promptspool.settings.reading import Look
 
-FILE_NAME = "promptspool.toml"
 _JSON_KEYS = frozenset({"params", "response_schema", "images", "answers"})
 """Keys of a profile that are JSON in the environment; what is not JSON is a string."""
 
 _AnySection = TypeVar("_AnySection", bound=BaseModel)
-
-SYSTEM_FILE = Path("/etc/promptspool/promptspool.toml")
 
 
 def load(
@@ -64,7 +62,7 @@ def traced(
 ) -> tuple[Settings, Sources]:
     """Load as `load` does, and tell where every value comes from."""
     environ = os.environ if environ is None else environ
-    path = _find(config, environ)
+    path = config_file(config, environ)
     looks: dict[Path, Look | None] = {}
 
     try:
@@ -82,26 +80,6 @@ def traced(
 def example_config() -> str:
     """Return the annotated example: every key with its default and unit, ready to run."""
     return resources.files("promptspool").joinpath(FILE_NAME).read_text(encoding="utf-8")
-
-
-def _find(config: Path | None, environ: Mapping[str, str]) -> Path:
-    named = environ.get(f"{ENV_PREFIX}CONFIG")
-
-    if config is None and named:
-        config = Path(named)
-
-    if config is not None:
-        return config.expanduser().absolute()
-
-    places = [Path(FILE_NAME).absolute(), SYSTEM_FILE]
-
-    for place in places:
-        if place.is_file():
-            return place
-
-    looked = ", ".join(["--config", f"${ENV_PREFIX}CONFIG", *map(str, places)])
-    reason = f"no configuration file (looked in {looked}); `promptspool init DIR` makes one"
-    raise ConfigError("--config", reason)
 
 
 def _sources(
@@ -165,11 +143,7 @@ def _parsed(path: Path, looks: dict[Path, Look | None]) -> tuple[str, dict[str, 
 
 def _environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[Where, str]]:
     """Return what the variables say, table by table, and their names by what they set."""
-    ours = {
-        name: name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)
-        for name in environ
-        if name.upper().startswith(ENV_PREFIX)
-    }
+    ours = variables_of(environ)
 
     for name, (section, *key) in ours.items():
         # Names without the delimiter are not ours alone: orchestrators set some for a service.
@@ -226,32 +200,26 @@ def _json_or_text(text: str) -> object:
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make every path of the configuration absolute, seen from the file's folder."""
 
-    def anchor(path: Path) -> Path:
-        try:
-            return (folder / path.expanduser()).resolve()
-        except (OSError, RuntimeError) as error:  # a link that leads to itself
-            raise ConfigError(str(path), "it is a link that leads nowhere; mend it") from error
-
-    def anchored(section: _AnySection, *keys: str) -> _AnySection:
+    def placed(section: _AnySection, *keys: str) -> _AnySection:
         paths = {key: getattr(section, key) for key in keys}
-        found = {key: anchor(path) for key, path in paths.items() if path is not None}
+        found = {key: anchored(path, folder) for key, path in paths.items() if path is not None}
 
         return section.model_copy(update=found) if found else section
 
     providers = {
-        name: anchored(provider, "api_key_file") for name, provider in settings.providers.items()
+        name: placed(provider, "api_key_file") for name, provider in settings.providers.items()
     }
     profiles = {
-        name: anchored(profile, "files").model_copy(
-            update={"notify": anchored(profile.notify, "webhook_secret_file")}
+        name: placed(profile, "files").model_copy(
+            update={"notify": placed(profile.notify, "webhook_secret_file")}
         )
         for name, profile in settings.profiles.items()
     }
 
     return settings.model_copy(
         update={
-            "spool": anchored(settings.spool, "path", "state"),
-            "metrics": anchored(settings.metrics, "textfile"),
+            "spool": placed(settings.spool, "path", "state"),
+            "metrics": placed(settings.metrics, "textfile"),
             "providers": providers,
             "profiles": profiles,
         }

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from promptspool.schema import check_schema
+from promptspool.settings.finding import ENV_DELIMITER, ENV_PREFIX, SPOOL
 from promptspool.settings.reading import Look
 from promptspool.settings.values import (
     BaseUrl,
@@ -41,10 +42,6 @@ from promptspool.settings.values import (
     conflict,
     is_readable_on_the_way,
 )
-
-ENV_PREFIX = "PROMPTSPOOL_"
-ENV_DELIMITER = "__"
-
 
 _MAX_DEPTH = 100
 """Of params: far more than any API takes, far fewer than what a library stumbles over."""
@@ -86,7 +83,7 @@ class _Section(BaseModel):
 class SpoolSettings(_Section):
     """Where the spool is and how patiently its inbox is read."""
 
-    path: FilePath = Path("spool")
+    path: FilePath = SPOOL
     state: FilePath | None = None
     """Where the database and the control files are; None for `state/` in the spool."""
     settle: Duration = 2.0
@@ -164,8 +161,8 @@ class LaneSettings(_Section):
     """How many stages of a kind run at once."""
 
     disk: LaneWidth = 2
-    transfer: LaneWidth = 4
-    control: LaneWidth = 8
+    transfer: LaneWidth = 16
+    control: LaneWidth = 16
     poll: LaneWidth = 1
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from promptspool.model import Batch, JobId, ProviderState
-    from promptspool.settings import Settings
+    from promptspool.settings import Glance, Settings
     from promptspool.store.overview import Ended, LiveBatch, Overview, Spending
 
 AGES_S = tuple(300.0 * 2**power for power in range(9))
@@ -110,7 +110,7 @@ class Report:
     """Jobs that were delivered or rejected in the last 24 hours, oldest first."""
 
 
-def report(overview: Overview, settings: Settings, *, now: float, is_up: bool) -> Report:
+def report(overview: Overview, settings: Glance | Settings, *, now: float, is_up: bool) -> Report:
     """Return what there is to tell at *now*; *is_up* says whether a daemon runs."""
     states = {state.id: state for state in overview.providers}
     daemon = _daemon(overview.meta, overview.last_at, is_up=is_up)
@@ -242,7 +242,7 @@ def _shape(pairs: Sequence[tuple[LiveBatch, Phase]], now: float) -> dict[Phase, 
 
 
 def _providers(
-    overview: Overview, settings: Settings, stopped: Mapping[str, frozenset[Work]]
+    overview: Overview, settings: Glance | Settings, stopped: Mapping[str, frozenset[Work]]
 ) -> list[ProviderLine]:
     enqueued: dict[str, Counter[str]] = defaultdict(Counter)
     spending = {spent.provider: spent for spent in overview.spending}

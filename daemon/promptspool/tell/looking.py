@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from promptspool.settings import Settings
+    from promptspool.settings import Glance, Settings
     from promptspool.tell.figures import Report
 
 PIPE_WIDTH = 1_000_000
 """Of a console that is no terminal, where no line is broken."""
 
 
-def spool_of(settings: Settings) -> Spool:
+def spool_of(settings: Glance | Settings) -> Spool:
     """Return the spool of a configuration."""
     return Spool(settings.spool.path, settings.spool.state)
 
 
-def looked(settings: Settings, *, now: float) -> Report:
+def looked(settings: Glance | Settings, *, now: float) -> Report:
     """Return what there is to tell of the spool at this moment, *now* by the clock."""
     try:
         return _looked(settings, now)
@@ -42,7 +42,7 @@ def looked(settings: Settings, *, now: float) -> Report:
         return _looked(settings, now)
 
 
-def _looked(settings: Settings, now: float) -> Report:
+def _looked(settings: Glance | Settings, now: float) -> Report:
     spool = spool_of(settings)
     is_up = is_held(spool)
 

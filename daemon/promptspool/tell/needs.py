@@ -9,7 +9,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from promptspool.model import JobStatus, NoticeStatus, Work
-from promptspool.policy.jobs import WITHDRAWN
 from promptspool.tell.phases import SET_ASIDE, is_set_aside
 from promptspool.tell.words import file_name, many, moment, safe, span
 
@@ -171,8 +170,15 @@ def _reason(why: str | None) -> str:
 
 
 def _rejected(overview: Overview) -> Iterator[Need]:
-    for ended in overview.ended:
-        if ended.status is JobStatus.REJECTED and ended.why != WITHDRAWN:
+    rejected = [ended for ended in overview.ended if ended.status is JobStatus.REJECTED]
+
+    if not rejected:
+        return
+
+    from promptspool.policy.jobs import WITHDRAWN  # noqa: PLC0415 - with all that may be decided
+
+    for ended in rejected:
+        if ended.why != WITHDRAWN:
             name = short_id(ended.id)
             yield Need(
                 kind="rejected",

@@ -239,7 +239,8 @@ def _jobs(report: Report, place: Place, most: int | None) -> list[Text]:
     lines = aligned(
         rows, right={number + place.is_wide for number in (2, 3, 4, 5)}, widest=widest, width=width
     )
-    left = [line for line in report.jobs if line not in shown]
+    ids = {line.job.id for line in shown}
+    left = [line for line in report.jobs if line.job.id not in ids]
 
     if left:
         done, total = sum(line.done for line in left), sum(line.total or 0 for line in left)
@@ -253,7 +254,8 @@ def _telling(jobs: Sequence[JobLine], most: int) -> list[JobLine]:
     """Return the oldest and the largest of *jobs*, half of each, in their order."""
     working = [line for line in jobs if line.job.status is not JobStatus.DELIVERED]
     oldest = working[: (most + 1) // 2]
-    rest = [line for line in jobs if line not in oldest]
+    ids = {line.job.id for line in oldest}
+    rest = [line for line in jobs if line.job.id not in ids]
     largest = sorted(rest, key=lambda line: (line.total or 0) - line.done, reverse=True)
     chosen = {line.job.id for line in [*oldest, *largest[: most - len(oldest)]]}
 

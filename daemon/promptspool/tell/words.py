@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 
-from promptspool.log import struck
 from promptspool.model import shown
 
 MINUTE_S = 60
@@ -22,12 +22,19 @@ def safe(text: str) -> str:
     What is not to be seen (control characters, marks that turn the direction of writing, halves of
     surrogate pairs) is spelt out: `\x1b`, `\u202e`.
     """
-    struck_out = struck(text)
+    struck_out = _struck(text)
 
     if struck_out.isprintable():
         return struck_out
 
     return "".join(one if one.isprintable() else _spelt(one) for one in struck_out)
+
+
+def _struck(text: str) -> str:
+    # Whoever has kept a secret has imported the log, which takes as long as all else does here.
+    log = sys.modules.get("promptspool.log")
+
+    return text if log is None else str(log.struck(text))
 
 
 def _spelt(character: str) -> str:
