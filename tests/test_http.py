@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gzip
 import json
 import time
@@ -9,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptspool import log
 from promptspool.errors import (
     Blocked,
     NotFound,
@@ -24,11 +28,13 @@ from promptspool.errors import (
 )
 from promptspool.model import BatchId
 from promptspool.provider.base import Submission
-from promptspool.provider.http import Http, Limits
+from promptspool.provider.http import BLOCK_BYTES, WRITE_BYTES, Http, Limits
 from promptspool.provider.openai import OpenAI
 from promptspool.provider.problems import (
     MAX_RETRY_AFTER_S,
     MAX_SHOWN,
+    _struck,
+    decoded,
     http_date,
     problem,
     retry_after,
@@ -564,3 +570,67 @@ async def test_every_exchange_is_observed_once() -> None:
         ("POST", "/batches", 503),
         ("POST", "/batches", None),
     ]
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 17])
+async def test_a_file_of_any_size_goes_up_as_it_is(tmp_path: Path, size: int) -> None:
+    """However a file falls into blocks, its bytes and their announced length are its own."""
+    content = (LINE * (size // len(LINE) + 1))[:size]
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(content)
+
+    async with served() as (server, _, provider):
+        server.reply = answer(200, b'{"id": "file-1"}')
+        await provider.upload(path, "n.jsonl")
+
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    boundary = head.partition(b"boundary=")[2].partition(b"\r\n")[0]
+    part = body.split(b"--" + boundary)[2]
+    assert part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") == content
+
+
+@pytest.mark.parametrize("size", [WRITE_BYTES - 1, WRITE_BYTES, 3 * WRITE_BYTES + 17])
+async def test_a_file_of_any_size_comes_down_as_it_is(tmp_path: Path, size: int) -> None:
+    """However a file falls into blocks, what is on disk is what came, but for a mark before it."""
+    content = (LINE * (size // len(LINE) + 1))[:size]
+
+    async with served() as (server, _, provider):
+        server.reply = answer(200, codecs.BOM_UTF8 + content)
+        await provider.download("file-1", tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == content
+
+
+async def test_connections_of_a_busy_hour_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many calls as there are go side by side; one connection is left for the next call."""
+    monkeypatch.setattr("promptspool.provider.http.IDLE_S", -1.0)
+
+    async with served() as (server, http, _):
+        server.reply = answer(200, b"{}")
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(http.json, "GET", "/batches")
+
+        await http.json("GET", "/batches")
+
+        assert len(server.requests) == 6
+        assert len(http._clients._clients) == 1  # noqa: SLF001 - nothing else shows it
+
+    assert http.is_closed
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.sampled_from([KEY, f"a {KEY.upper()} b"]),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just(KEY), inner),
+    ),
+    st.booleans(),
+)
+def test_no_answer_shows_a_key_however_it_is_written(value: object, is_plain: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    """What is passed over as clean is what would be left as it is, whatever is escaped."""
+    log.keep_secret(KEY)
+    body = json.dumps(value, ensure_ascii=is_plain).encode()
+
+    for text in (body, body.replace(b"k", b"\\u006b")):
+        assert decoded(text) == _struck(msgspec.json.decode(text))

@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,6 +23,7 @@ from promptspool.clock import Bell
 from promptspool.inbox import (
     CLAIM_RETRY_S,
     CLAIMS_A_LOOK,
+    CLAIMS_AT_ONCE,
     LONE_SIDECAR_S,
     WRITER_WARNING_S,
     Inbox,
@@ -752,3 +755,99 @@ async def test_a_dropped_file_rings_the_bell(tmp_path: Path) -> None:
         bench.inbox.close()
 
     assert bench.inbox.next_look_at == bench.clock.monotonic()
+
+
+# Many at once.
+
+
+def test_the_first_are_jobs_while_the_rest_is_claimed(bench: Bench) -> None:
+    """A look over many files gives its first jobs before it has touched the last files."""
+    for number in range(CLAIMS_AT_ONCE + 10):
+        bench.drop(f"{number:03}.txt")
+
+    assert bench.look() == []
+    bench.clock.pass_time(SETTLE_S)
+    slices = bench.inbox.looked()
+    first = next(slices)
+
+    assert [job.name for job in first] == [b"%03d.txt" % n for n in range(CLAIMS_AT_ONCE)]
+    assert len(bench.left()) == bench.inbox.waiting == 10
+    assert [len(jobs) for jobs in slices] == [10]
+    assert bench.left() == set()
+
+
+def test_files_claimed_side_by_side_share_no_name(bench: Bench) -> None:
+    """Where the names of results meet, each of many files gets its own, whoever comes first."""
+    for number in range(30):
+        (bench.spool.done / f"{number}").touch()  # so that the next is called NUMBER-2
+        bench.drop(f"{number}")
+        bench.drop(f"{number}-2")
+
+    jobs = bench.settled()
+
+    assert len({job.stem for job in jobs}) == len({job.id for job in jobs}) == 60
+    assert bench.inbox.claims.taken == {job.stem for job in jobs}
+
+
+class MeetingSpool(Spool):
+    """A spool in which two threads that look for a name at once wait for each other."""
+
+    barrier = threading.Barrier(2)
+
+    def reserve(self, name: bytes, taken: set[bytes]) -> bytes:
+        """Find a name, and let the other thread find one, too, if it may."""
+        stem = super().reserve(name, taken)
+
+        with suppress(threading.BrokenBarrierError):
+            self.barrier.wait(0.2)
+
+        return stem
+
+
+def test_two_threads_never_take_one_name(tmp_path: Path) -> None:
+    """A name that a thread has found is its own before another may look for one."""
+    spool = MeetingSpool(tmp_path / "spool")
+    spool.make()
+    claims = Claims(spool, settings_of(spool), FakeClock())
+
+    with ThreadPoolExecutor(2) as threads:
+        stems = list(threads.map(claims._reserved, [b"a.txt", b"a.txt"]))  # noqa: SLF001
+
+    assert sorted(stems) == [b"a.txt", b"a.txt-2"]
+
+
+def test_a_claim_that_fails_gives_its_name_back(bench: Bench) -> None:
+    """Of a file that could not be claimed nothing is left taken, so it keeps its name later."""
+    bench.drop("a.txt")
+    bench.drop("b.txt")
+    bench.look()
+    bench.spool.working.rmdir()
+
+    assert bench.look(after_s=SETTLE_S) == []
+    assert bench.inbox.claims.taken == set()
+
+    bench.spool.working.mkdir()
+
+    assert {job.stem for job in bench.look(after_s=CLAIM_RETRY_S)} == {b"a.txt", b"b.txt"}
+
+
+def test_looking_takes_half_of_the_time_at_most(tmp_path: Path) -> None:
+    """Changes that never end have a large inbox listed no more often than it can be."""
+
+    class SlowClock(FakeClock):
+        """A clock by which a hundred seconds pass between its first two looks."""
+
+        looks = 0
+
+        def monotonic(self) -> float:
+            """Return the time, and let some go by."""
+            self.looks += 1
+            self.pass_time(100.0 if self.looks == 2 else 0.0)
+
+            return super().monotonic()
+
+    bench = bench_at(tmp_path, SlowClock())
+    bench.look()
+    bench.inbox.wake()
+
+    assert bench.inbox.next_look_at == 200.0

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 import structlog
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from promptspool import log
@@ -330,3 +330,22 @@ def test_stdout_that_nobody_reads(stdout: str) -> None:
     os.close(writable)
 
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@given(
+    st.text(min_size=8, max_size=12) | st.just("sk-Straße-Key"),
+    st.text() | st.just("\u017fK-STRASSE-key SK-STRAßE-KEY"),
+    st.integers(min_value=0, max_value=20),
+)
+@example("sk-strasse-key", "\u017fk-strasse-key", 0)
+def test_the_short_look_for_secrets_misses_none(secret: str, text: str, place: int) -> None:
+    """What is passed over as clean is what the whole search would leave as it is."""
+    secrets = log._Secrets()  # noqa: SLF001 - those of the process stay what they are
+    secrets.keep(secret)
+    assert secrets._pattern is not None  # noqa: SLF001
+
+    for form in (text, text[:place] + secret.upper() + text[place:]):
+        if secrets.is_clean(form):
+            assert secrets._pattern.sub(log.STARS, form) == form  # noqa: SLF001
+
+        assert secrets.struck(form) == secrets._pattern.sub(log.STARS, form)  # noqa: SLF001

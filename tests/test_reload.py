@@ -298,7 +298,7 @@ async def test_nothing_in_flight_is_dropped(tmp_path: Path) -> None:
     assert told.count("config.reloaded") > 20
     assert {"stage.retried", "stage.crashed", "stage.broken", "provider.recalled"}.isdisjoint(told)
     assert len(set(run.clients)) > 20
-    assert all(client._http._client.is_closed for client in run.clients)  # noqa: SLF001 - httpx knows
+    assert all(client._http.is_closed for client in run.clients)  # noqa: SLF001 - httpx knows
 
 
 @pytest.mark.parametrize("event", ["batch.uploaded", "batch.created", "batch.ended"])
@@ -525,7 +525,7 @@ async def test_a_client_that_cannot_be_made_changes_nothing(tmp_path: Path) -> N
     assert "config.reloaded" not in told
     (client,) = made
     assert isinstance(client, OpenAI)
-    assert client._http._client.is_closed  # noqa: SLF001 - httpx knows
+    assert client._http.is_closed  # noqa: SLF001 - httpx knows
 
 
 @pytest.fixture

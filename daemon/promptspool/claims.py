@@ -15,6 +15,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -106,13 +107,14 @@ class _Found:
 
 @dataclass(slots=True)
 class Claims:
-    """Makes jobs of files. All of it blocks: call it in a worker thread."""
+    """Makes jobs of files. All of it blocks: call it in worker threads, several at once even."""
 
     spool: Spool
     settings: Settings
     clock: Clock
     taken: set[bytes] = field(default_factory=set)
     """Stems that live jobs have reserved."""
+    _reserving: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(
         self, name: str, status: os.stat_result, sidecar: os.stat_result | None
@@ -138,7 +140,31 @@ class Claims:
     def _taken_in(self, found: _Found, place: int) -> Job | Unclaimed:
         """Make a folder for what was found in the open folder *place*, and move it there."""
         try:
-            claim, folder = self._new_folder(found)
+            stem = self._reserved(os.fsencode(found.name))
+        except OSError as error:
+            return Unclaimed(_why(error))
+
+        outcome: Job | Unclaimed = Unclaimed()
+
+        try:
+            outcome = self._filed(found, stem, place)
+        finally:
+            if isinstance(outcome, Unclaimed):
+                self.taken.discard(stem)
+
+        return outcome
+
+    def _reserved(self, name: bytes) -> bytes:
+        """Take a stem for *name* that is free; nobody else can take it from now on."""
+        with self._reserving:
+            stem = self.spool.reserve(name, self.taken)
+            self.taken.add(stem)
+
+        return stem
+
+    def _filed(self, found: _Found, stem: bytes, place: int) -> Job | Unclaimed:
+        try:
+            claim, folder = self._new_folder(found, stem)
         except OSError as error:
             return Unclaimed(_why(error))
 
@@ -159,24 +185,22 @@ class Claims:
             outcome = Unclaimed(_why(error)) if is_ours else _refusal(error)
         else:
             if moved is not None:
-                self.taken.add(moved.stem)
-
                 return moved.row()
 
         _give_back(claim, folder, place)  # as `adopted` does after a crash here
 
         return outcome
 
-    def _new_folder(self, found: _Found) -> tuple[Claim, Path]:
+    def _new_folder(self, found: _Found, stem: bytes) -> tuple[Claim, Path]:
         """Return a claim and the folder made for it; of thousands at once, two ids may meet."""
         for _ in range(TRIES_TO_MINT):
             with suppress(FileExistsError):  # another job's
-                return self._made_folder(found)
+                return self._made_folder(found, stem)
 
-        return self._made_folder(found)
+        return self._made_folder(found, stem)
 
-    def _made_folder(self, found: _Found) -> tuple[Claim, Path]:
-        claim = self._claim_of(found.name, found.status.st_size)
+    def _made_folder(self, found: _Found, stem: bytes) -> tuple[Claim, Path]:
+        claim = self._claim_of(found.name, found.status.st_size, stem)
         folder = self.spool.folder(claim.job)
         folder.mkdir()
 
@@ -199,14 +223,14 @@ class Claims:
 
         return claim
 
-    def _claim_of(self, name: str, size_bytes: int) -> Claim:
+    def _claim_of(self, name: str, size_bytes: int, stem: bytes) -> Claim:
         """Return what is known of a file before its sidecar is read."""
         raw = os.fsencode(name)
         now = self.clock.now()
         claim = Claim(
             job=mint(now),
             name=raw,
-            stem=self.spool.reserve(raw, self.taken),
+            stem=stem,
             profile=shown(os.fsencode(_profile_name(raw))),
             provider=None,
             base_url=None,

@@ -9,11 +9,12 @@ what is to be written, and an answer once there is nothing left to do. Raises `S
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
+from msgspec.structs import replace
 
 from promptspool import retrying
 from promptspool.control import Answer

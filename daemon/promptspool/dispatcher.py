@@ -19,12 +19,14 @@ import math
 import secrets
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import structlog
+from msgspec.structs import replace
 from structlog.contextvars import bound_contextvars
 
 from promptspool import commands, journal
@@ -53,6 +55,7 @@ from promptspool.outcomes import (
     Planned,
     Released,
     Settled,
+    Tidied,
     Trouble,
     Woken,
 )
@@ -88,6 +91,21 @@ SPOOL_RETRY_S = 10.0
 
 STORE_RETRY_S = 5.0
 """How long to wait before what the database refused is tried again."""
+
+BEHIND = 200
+"""So many more rows are looked at for a small one when those before it are too large for now."""
+
+_ONE_DISK = (Lane.DISK, Lane.SMALL)
+
+ROUNDS = 3
+"""Before a transaction the event loop goes round so often: nothing where it has nothing to do, and
+where it is busy so much more arrives meanwhile."""
+
+A_SLICE = 100
+"""So many rows are decided on at a time, which takes a few milliseconds."""
+
+_LEADING = (Settled, Held, Released)
+"""The outcomes that other rows may follow."""
 
 _Result = TypeVar("_Result")
 
@@ -139,7 +157,11 @@ class Dispatcher:
     """Providers whose recall has not been tried since the start."""
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
     _applied: Bell = field(default_factory=Bell)
+    _arrived: list[_Arrival] = field(default_factory=list)
+    """What came of runs and waits to be written."""
     _loop_task: int | None = None
+    _next_due_at: float | None = None
+    """The earliest deadline after the last search for what is due; None if there was none."""
     _errands: Errands = field(init=False)
     _lost_inbox: Interruption = field(default_factory=lambda: Interruption("inbox"))
     _lost_spool: Interruption = field(default_factory=lambda: Interruption("spool"))
@@ -202,7 +224,7 @@ class Dispatcher:
                 self.inbox.tell_left()
                 break
 
-            await self._sleep(since=now)
+            await self._sleep()
 
     async def _beat(self) -> None:
         self.turned_at = self.context.clock.monotonic()
@@ -219,7 +241,7 @@ class Dispatcher:
     async def _is_spool_here(self) -> bool:
         """Tell whether the spool is where it was; say once that it is not, and that it is again."""
         try:
-            await anyio.to_thread.run_sync(self.context.spool.check)
+            await anyio.to_thread.run_sync(self._look_around)
         except OSError as error:
             self._lost_spool.note(str(error), self.context.clock.monotonic())
 
@@ -228,6 +250,11 @@ class Dispatcher:
         self._lost_spool.note(None, self.context.clock.monotonic())
 
         return True
+
+    def _look_around(self) -> None:
+        """Raise `OSError` if the spool is away, else see what commands wait there; blocks."""
+        self.context.spool.check()
+        self._errands.look()
 
     async def _start_due(self, tasks: TaskGroup) -> None:
         """Start whatever is due and has room in its lane, what is furthest along first."""
@@ -241,7 +268,7 @@ class Dispatcher:
                 self.inbox.has_looked = True
                 self.inbox.next_look_at = monotonic + self.context.settings.spool.rescan
 
-        pending = await self.context.store.pending(
+        pending, self._next_due_at = await self.context.store.look(
             STAGES, self.providers, now=self.context.clock.now()
         )
 
@@ -255,40 +282,64 @@ class Dispatcher:
     async def _start(
         self, tasks: TaskGroup, status: Status, stage: Stage, provider: str | None
     ) -> None:
-        lane = (stage.lane, None if stage.lane is Lane.DISK else provider)
-        free = self._room(status, stage, provider)
+        places = {lane: _place(lane, provider) for lane in stage.lanes}
+        free = {lane: self._room(status, stage, lane, provider) for lane in places}
 
-        if free <= 0:
+        if max(free.values()) <= 0:
             return
 
-        # Of one status no more rows are in progress than the runs in its lane have taken.
-        busy = min((free + self._running[lane]) * stage.group, EVERY) + len(self.held)
-        limit = len(self.in_progress) + len(self.held) + 1 if stage.group == EVERY else busy
-        now = self.context.clock.now()
-        due = await self.context.store.due(status, provider, now=now, limit=limit)
-        rows = [row for row in due if self._may_run(row)]
-
-        if rows and stage.group == EVERY:
-            assert provider is not None  # noqa: S101 - only batches are taken all at once
-            running = await self.context.store.running(provider)
-            rows = [row for row in running if self._may_run(row)]
+        rows = await self._due_rows(status, stage, provider, free)
 
         if status is BatchStatus.UPLOADED:
             rows = rows[: self._creations(provider)]
 
-        for start in range(0, min(len(rows), free * stage.group), stage.group):
+        for start in range(0, len(rows), stage.group):
             group = rows[start : start + stage.group]
-            self.in_progress.update(row.id for row in group)
-            self._running[lane] += 1
-            self._submitting[lane[1], WORK.get(status)] += 1
-            tasks.start_soon(self._work, stage, group, lane)
+            lane = stage.lane_of(group[0])
 
-    def _room(self, status: Status, stage: Stage, provider: str | None) -> int:
-        """Return how many runs of *stage* may start now; the disk is one, whoever the provider."""
-        if stage.lane is Lane.DISK:
-            return self.lanes[Lane.DISK] - self._running[Lane.DISK, None]
+            if free[lane] > 0:
+                free[lane] -= 1
+                place = places[lane]
+                self.in_progress.update(row.id for row in group)
+                self._running[place] += 1
+                self._submitting[place[1], WORK.get(status)] += 1
+                tasks.start_soon(self._work, stage, group, place)
 
-        room = self.lanes[stage.lane] - self._running[stage.lane, provider]
+    async def _due_rows(
+        self, status: Status, stage: Stage, provider: str | None, free: Mapping[Lane, int]
+    ) -> Sequence[Row]:
+        """Return rows that may be worked on now, at least as many as there is room for if due."""
+        store, now = self.context.store, self.context.clock.now()
+        # Of one status no more rows are in progress than the runs in its lanes have taken.
+        runs = sum(
+            max(room, 0) + self._running[_place(lane, provider)] for lane, room in free.items()
+        )
+        limit = min(runs * stage.group, EVERY) + len(self.held)
+        limit = len(self.in_progress) + len(self.held) + 1 if stage.group == EVERY else limit
+        due = await store.due(status, provider, now=now, limit=limit)
+        rows = [row for row in due if self._may_run(row)]
+
+        if rows and stage.group == EVERY:
+            assert provider is not None  # noqa: S101 - only batches are taken all at once
+            running = await store.running(provider)
+
+            return [row for row in running if self._may_run(row)]
+
+        is_full = len(due) == limit and not any(free[stage.lane_of(row)] > 0 for row in rows)
+
+        if stage.is_small is not None and is_full:  # what fits may be behind what does not
+            due = await store.due(status, provider, now=now, limit=limit + BEHIND)
+            rows = [row for row in due if self._may_run(row)]
+
+        return rows
+
+    def _room(self, status: Status, stage: Stage, lane: Lane, provider: str | None) -> int:
+        """Return how many runs of *stage* may start now in *lane*."""
+        room = self.lanes[lane] - self._running[_place(lane, provider)]
+
+        if lane in _ONE_DISK:
+            return room
+
         state = None if provider is None else self.providers.get(provider)
 
         if state is None:
@@ -340,13 +391,13 @@ class Dispatcher:
 
         return state.paused_work is not Work.ALL or not self._is_paused(state)
 
-    async def _sleep(self, *, since: float) -> None:
-        """Wait for the earliest deadline after *since*, or a ring.
+    async def _sleep(self) -> None:
+        """Wait for the earliest deadline that the last search has seen, or a ring.
 
-        *since* is from before the last search: what fell due during it is not slept over.
+        What was written since has rung: no deadline of it is slept over.
         """
         clock = self.context.clock
-        due_at = await self.context.store.next_due_at(since)
+        due_at = self._next_due_at
         timeout = LONGEST_SLEEP_S if due_at is None else due_at - clock.now()
 
         if INBOX not in self.in_progress:
@@ -470,27 +521,35 @@ class Dispatcher:
     # Work.
 
     async def _look(self) -> None:
-        """Look at the inbox and give what was claimed its rows."""
+        """Look at the inbox and give what was claimed its rows, the first while more is claimed."""
+        slices = self.inbox.looked()
+
         try:
-            jobs = await anyio.to_thread.run_sync(self.inbox.look)
+            while (jobs := await anyio.to_thread.run_sync(next, slices, None)) is not None:
+                await self._welcome(jobs)
         except OSError as error:
             self.inbox.next_look_at = self.context.clock.monotonic() + INBOX_RETRY_S
-            jobs = []
             self._lost_inbox.note(str(error), self.context.clock.monotonic())
         else:
             self._lost_inbox.note(None, self.context.clock.monotonic())
 
-        if jobs:
-            await self.write(Change(added=jobs, at=self.context.clock.now()))
+        self.in_progress.discard(INBOX)
+        self.bell.ring()
 
-            if self.on_claimed is not None:
-                self.on_claimed(len(jobs))
+    async def _welcome(self, jobs: Sequence[Job]) -> None:
+        """Give claimed jobs their rows, and say so."""
+        if not jobs:
+            return
+
+        await self.write(Change(added=jobs, at=self.context.clock.now()))
+
+        if self.on_claimed is not None:
+            self.on_claimed(len(jobs))
 
         for job in jobs:
             _log.info("job.claimed", job=job.id, file=job.shown, profile=job.profile,
                       size_bytes=job.size_bytes)  # fmt: skip
 
-        self.in_progress.discard(INBOX)
         self.bell.ring()
 
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
@@ -531,31 +590,112 @@ class Dispatcher:
         return [failed if row.due_at is not None and row.due_at <= now else None for row in rows]
 
     async def _apply(self, stage: Stage, pairs: Sequence[tuple[Row, Outcome]]) -> bool:
-        """Decide, write in one transaction, then say so; False if it could not be written.
+        """Decide, write in a transaction, then say so; False if it could not be written.
+
+        What arrives while another transaction is written goes into the next one together, so many
+        small runs cost few of them.
+        """
+        arrival = _Arrival(stage=stage, pairs=pairs)
+        self._arrived.append(arrival)
+
+        async with self.applying():
+            if arrival.is_written is None:  # else whoever had the lock before has taken it along
+                for _ in range(ROUNDS):
+                    await anyio.lowlevel.checkpoint()
+
+                await self._apply_together(self._taken_up(arrival))
+
+        return arrival.is_written is True
+
+    def _taken_up(self, first: _Arrival) -> list[_Arrival]:
+        """Take *first* from what has arrived, and what can be written with it.
+
+        That is what concerns no job that is concerned already: it would have to be decided on what
+        is about to be written.
+        """
+        together = [first]
+        concerned = first.subjects()
+
+        for arrival in self._arrived:
+            subjects = arrival.subjects()
+
+            if arrival is not first and concerned.isdisjoint(subjects):
+                concerned |= subjects
+                together.append(arrival)
+
+        self._arrived = [arrival for arrival in self._arrived if arrival not in together]
+
+        return together
+
+    async def _apply_together(self, arrivals: Sequence[_Arrival]) -> None:
+        """Write what came of some runs in one transaction, or apart where that is refused.
 
         What the outcomes say of the provider is written apart: it must not spoil what was done.
         """
-        async with self.applying():
-            now = self.context.clock.now()
-            pairs = [(self._current(row), outcome) for row, outcome in pairs]
-            moved = [
-                (row, self._decided(stage, row, outcome, now), outcome) for row, outcome in pairs
-            ]
-            added: list[Row] = [new for _, outcome in pairs for new in _successors(outcome)]
-            followed = await self.persistently(lambda: self._followed(pairs, now))
-            updated = [*((row, after) for row, after, _ in moved), *followed]
-            states = self._judged(pairs, now)
-            added += notices_of(self.context.settings.profiles, updated, now)
+        now = self.context.clock.now()
 
-            if not await self.write(Change(updated=updated, added=added, at=now)):
-                return False
+        for arrival in arrivals:
+            await self._decide(arrival, now)
 
-            self._tell(stage.name, moved, followed, now)
+        whole = Change(
+            updated=[pair for arrival in arrivals for pair in arrival.updated],
+            added=[row for arrival in arrivals for row in arrival.added],
+            at=now,
+        )
 
-            if await self.write(Change(updated=states, at=now)):
-                self._tell(stage.name, (), states, now)
+        if len(arrivals) > 1 and await self._is_written(whole):
+            for arrival in arrivals:
+                arrival.is_written = True
+        else:  # one of them is a bug, and must not keep back the others
+            for arrival in arrivals:
+                change = Change(updated=arrival.updated, added=arrival.added, at=now)
+                arrival.is_written = await self.write(change)
 
-            return True
+        written = [arrival for arrival in arrivals if arrival.is_written]
+
+        for arrival in written:
+            self._tell(arrival.stage.name, arrival.moved, arrival.followed, now)
+            await anyio.lowlevel.checkpoint()
+
+        states = self._judged([pair for arrival in written for pair in arrival.pairs], now)
+
+        if await self.write(Change(updated=states, at=now)):
+            self._tell(arrivals[0].stage.name, (), states, now)
+
+    async def _decide(self, arrival: _Arrival, now: float) -> None:
+        """Find out what becomes of the rows of a run, and of those that follow them.
+
+        Thousands are decided on in slices, or the loop would stand still.
+        """
+        for start in range(0, len(arrival.pairs), A_SLICE):
+            for given, outcome in arrival.pairs[start : start + A_SLICE]:
+                row = self._current(given)
+                after = self._decided(arrival.stage, row, outcome, now)
+                arrival.moved.append((row, after, outcome))
+                arrival.added += _successors(outcome)
+
+            if start:
+                await anyio.lowlevel.checkpoint()
+
+        leading = [pair for pair in arrival.pairs if isinstance(pair[1], _LEADING)]
+
+        if leading:
+            arrival.followed = await self.persistently(lambda: self._followed(leading, now))
+
+        moved = [(row, after) for row, after, _ in arrival.moved]
+        arrival.updated = [*moved, *arrival.followed]
+        arrival.added += notices_of(self.context.settings.profiles, arrival.updated, now)
+
+    async def _is_written(self, change: Change) -> bool:
+        """Write what several runs come to; False, and not a word of it, if it is refused."""
+        try:
+            await self.persistently(lambda: self.context.store.write(change))
+        except Bug:
+            return False
+
+        self._remember(change)
+
+        return True
 
     def _tell(
         self,
@@ -626,6 +766,7 @@ class Dispatcher:
         """Return the providers whose state the outcomes change."""
         judged: dict[str, ProviderState] = {}
         failures: list[Outcome] = []
+        heard: set[tuple[str | None, Work, type[Outcome]]] = set()
 
         for row, outcome in pairs:
             if isinstance(row, ProviderState | Notice) or any(
@@ -633,14 +774,22 @@ class Dispatcher:
             ):
                 continue  # one call that failed for many rows is one failure
 
+            work = WORK.get(row.status, Work.ALL)
+            answer = (row.provider, work, type(outcome))
+
+            if answer in heard:
+                continue  # the same answer again says nothing more
+
             if isinstance(outcome, Failed):
                 failures.append(outcome)
+                heard.clear()
+            elif not isinstance(outcome, Tidied):  # of which some were asked, some not
+                heard.add(answer)
 
             name = row.provider or ""
             state = judged.get(name, self.providers.get(name))
 
             if state is not None:
-                work = WORK.get(row.status, Work.ALL)
                 judged[name] = decide_provider(state, row.id, outcome, now, self.rules, work)
 
         return [
@@ -695,6 +844,29 @@ class Dispatcher:
                     _log.info("store.writable", failures=failures, lasted_s=lasted_s)
 
                 return result
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Arrival:
+    """What came of one run, on its way into the database."""
+
+    stage: Stage
+    pairs: Sequence[tuple[Row, Outcome]]
+    moved: list[tuple[Row, Row, Outcome]] = field(default_factory=list)
+    followed: Sequence[tuple[Row, Row]] = ()
+    updated: Sequence[tuple[Row, Row]] = ()
+    added: list[Row] = field(default_factory=list)
+    is_written: bool | None = None
+    """None before it had its turn, False if it was refused."""
+
+    def subjects(self) -> set[str]:
+        """Return what it is about: jobs, and providers."""
+        return {row.job if isinstance(row, Batch | Notice) else row.id for row, _ in self.pairs}
+
+
+def _place(lane: Lane, provider: str | None) -> tuple[Lane, str | None]:
+    """Return where the runs of a lane are counted: the disk is one, whoever the provider."""
+    return lane, None if lane in _ONE_DISK else provider
 
 
 def _successors(outcome: Outcome) -> Sequence[Batch]:

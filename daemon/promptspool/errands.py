@@ -66,6 +66,8 @@ class Errands:
         self._tried: set[str] = set()
         """Commands that had their turn, while there are others that had not."""
         self._is_going_on = False
+        self._left: Sequence[Waiting] | OSError = ()
+        """The commands that were there when `look` was called, or why that could not be told."""
         self._answers: dict[str, Answer] = {}
         """Answers that could not be written yet."""
         self._commands_at = -math.inf
@@ -91,6 +93,13 @@ class Errands:
         if halted_at:
             _log.warning("daemon.halted")
 
+    def look(self) -> None:
+        """See what commands wait. It blocks, so `run`, which comes after it, does not."""
+        try:
+            self._left = control.waiting(self._dispatcher.context.spool)
+        except OSError as error:
+            self._left = error
+
     async def run(self, tasks: TaskGroup) -> None:
         """Do what there is to do now."""
         dispatcher = self._dispatcher
@@ -109,10 +118,10 @@ class Errands:
     async def _obey_all(self, tasks: TaskGroup) -> None:
         dispatcher = self._dispatcher
 
-        try:
-            left = control.waiting(dispatcher.context.spool)
-        except OSError as error:
-            self._put_off(error)
+        left = self._left
+
+        if isinstance(left, OSError):
+            self._put_off(left)
 
             return
 

@@ -14,22 +14,25 @@ from __future__ import annotations
 import math
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import structlog
-from watchfiles import awatch
 
 from promptspool.claims import Unclaimed
 from promptspool.clock import Bell
 from promptspool.model import Job, shown
 from promptspool.names import CHANGED, SHORT_OF, Writer, opened_folder, writer_of
 from promptspool.spool import SIDECAR_SUFFIX
+from promptspool.watching import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from promptspool.claims import Claims
     from promptspool.clock import Clock
@@ -37,7 +40,13 @@ if TYPE_CHECKING:
     from promptspool.spool import Spool
 
 CLAIMS_A_LOOK = 256
-"""So many files are claimed before the rest of the daemon gets a turn."""
+"""So many files are claimed before the inbox is listed anew."""
+
+CLAIMS_AT_ONCE = 64
+"""So many files are claimed before they get their rows, and the first of them are planned."""
+
+CLAIMS_BESIDE = 4
+"""So many threads claim side by side."""
 
 CLAIM_RETRY_S = 5.0
 """When a claim that the disk refused is tried again."""
@@ -91,6 +100,8 @@ class Inbox:
     spool: Spool = field(init=False)
     settings: Settings = field(init=False)
     clock: Clock = field(init=False)
+    _rested_at: float = 0.0
+    """Before this no look is due to a mere change: looking takes half of the time at most."""
     _closing: anyio.Event = field(default_factory=anyio.Event)
     _closed: Bell = field(default_factory=Bell)
     _seen: dict[str, _Sighting] = field(default_factory=dict)
@@ -113,13 +124,13 @@ class Inbox:
         What cannot be read or moved does not count, and sidecars wait for files that may never
         come.
         """
-        return sum(
-            not (sighting.is_stuck or sighting.is_sidecar) for sighting in self._seen.values()
-        )
+        sightings = list(self._seen.values())  # at once: another thread may be claiming
+
+        return sum(not (sighting.is_stuck or sighting.is_sidecar) for sighting in sightings)
 
     def wake(self) -> None:
-        """Look as soon as possible."""
-        self.next_look_at = self.clock.monotonic()
+        """Look as soon as possible; where listing takes long, no sooner than as long after it."""
+        self.next_look_at = max(self.clock.monotonic(), self._rested_at)
         self.bell.ring()
 
     async def watch(self) -> None:
@@ -129,20 +140,9 @@ class Inbox:
         """
         while not self._closing.is_set():
             try:
-                async for changes in awatch(
-                    self.spool.inbox,
-                    self.spool.control,
-                    watch_filter=None,
-                    debounce=100,
-                    step=50,
-                    stop_event=self._closing,
-                    ignore_permission_denied=True,
-                ):
-                    if any(self._is_below(path) for _, path in changes):
-                        self.wake()
-                    else:
-                        self.bell.ring()  # a command, which is none of the inbox's business
-            except* (OSError, RuntimeError) as group:  # RuntimeError: a name that is no UTF-8
+                roots = (self.spool.inbox, self.spool.control)
+                await watch(roots, self._note_change, stop=self._closing)
+            except* OSError as group:
                 reason = "; ".join(sorted({str(error) for error in _leaves(group)}))
 
                 if reason != self._unwatched:
@@ -153,8 +153,11 @@ class Inbox:
             self.wake()
             await self.clock.wait(self._closed, WATCH_AGAIN_S)
 
-    def _is_below(self, path: str) -> bool:
-        return path.startswith(f"{self.spool.inbox}{os.sep}")
+    def _note_change(self, changed: set[Path]) -> None:
+        if self.spool.inbox in changed:
+            self.wake()
+        else:
+            self.bell.ring()  # a command, which is none of the inbox's business
 
     def close(self) -> None:
         """End `watch`; cancelling it would wait for its thread to notice by itself."""
@@ -162,53 +165,82 @@ class Inbox:
         self._closed.ring()
 
     def look(self) -> list[Job]:
-        """List the inbox once and return the jobs made of the files that are whole.
+        """List the inbox once and return the jobs made of the files that are whole."""
+        return [job for jobs in self.looked() for job in jobs]
 
-        Each returned job is in `working/` already; losing the list costs nothing, since `adopted`
-        finds them again.
+    def looked(self) -> Iterator[list[Job]]:
+        """List the inbox once and yield the jobs made of the files that are whole, some at a time.
+
+        Each job is in `working/` already; losing the list costs nothing, since `adopted` finds them
+        again.
         """
         now = self.clock.monotonic()
         next_at = self.next_look_at = now + self.settings.spool.rescan
         self._odd.clear()
         files = dict(self._files())
+        listed_at = self.clock.monotonic()
+        self._rested_at = listed_at + (listed_at - now)
         self._told = {
             name: told for name, told in self._told.items() if name in files or name in self._odd
         }
         seen = {name: self._sighting(name, status, now) for name, status in files.items()}
-        jobs: list[Job] = []
+        ripe: list[str] = []
 
         for name in files:
-            if name not in seen:
-                continue  # the sidecar of what was claimed just before
-
             if name.endswith(SIDECAR_SUFFIX):
                 self._note_sidecar(name, seen, now)
-                continue
-
-            if len(jobs) == CLAIMS_A_LOOK:
-                next_at = now  # the others of this look, of which nothing is known yet
-                break
-
-            found = self._tried(name, files, seen, now)
-
-            if isinstance(found, Job):
-                jobs.append(found)
-                del seen[name]
-                seen.pop(name + SIDECAR_SUFFIX, None)
+            elif (ripe_at := self._ripe_at(name, files, seen, now)) > now:
+                next_at = min(next_at, ripe_at)
             else:
-                next_at = min(next_at, found)
+                ripe.append(name)
 
         self._seen = seen
+        count = 0
+
+        while ripe and count < CLAIMS_A_LOOK:
+            tried, ripe = ripe[:CLAIMS_AT_ONCE], ripe[CLAIMS_AT_ONCE:]
+            found = self._tried_at_once(tried, files, seen, now)
+            jobs = [one for one in found if isinstance(one, Job)]
+            next_at = min([next_at, *(one for one in found if not isinstance(one, Job))])
+            count += len(jobs)
+
+            for name, one in zip(tried, found, strict=True):
+                if isinstance(one, Job):
+                    del seen[name]
+                    seen.pop(name + SIDECAR_SUFFIX, None)
+
+            yield jobs
+
+        if ripe:
+            next_at = now  # the others of this look, of which nothing is known yet
+
         self.has_looked = True
         self.next_look_at = min(self.next_look_at, next_at)  # `wake` may have been called meanwhile
-
-        return jobs
 
     def tell_left(self) -> None:
         """Say what a drain is about to end without: sidecars whose files have not come."""
         for name, sighting in self._seen.items():
             if sighting.is_sidecar and name.removesuffix(SIDECAR_SUFFIX) not in self._seen:
                 self._complain_of_lone(name)
+
+    def _tried_at_once(
+        self,
+        names: Sequence[str],
+        files: Mapping[str, os.stat_result],
+        seen: Mapping[str, _Sighting],
+        now: float,
+    ) -> list[Job | float]:
+        """Try to claim some files side by side: most of what a claim takes is waiting for the disk.
+
+        What several threads wait for at once the disk does at once.
+        """
+        tried = partial(self._tried, files=files, seen=seen, now=now)
+
+        if len(names) == 1:
+            return [tried(names[0])]
+
+        with ThreadPoolExecutor(CLAIMS_BESIDE) as threads:
+            return list(threads.map(tried, names))
 
     def _tried(
         self,
@@ -220,10 +252,6 @@ class Inbox:
         """Claim a file if it is whole; else return when to try again, infinity after a change."""
         sidecar = name + SIDECAR_SUFFIX
         parts = [part for part in (name, sidecar) if part in files]
-        ripe_at = max(self._ripe_at([seen[part] for part in parts], now), seen[name].again_at)
-
-        if ripe_at > now:
-            return ripe_at
 
         if sidecar in self._odd:  # without what it says, the file would be asked something else
             self._complain("inbox.unreadable", sidecar, hint="make it a file, or remove it")
@@ -265,12 +293,20 @@ class Inbox:
 
         return sighting.again_at
 
-    def _ripe_at(self, sightings: list[_Sighting], now: float) -> float:
-        """Return when a file and its sidecar will have settled; one look is never enough."""
-        since = max(sighting.since for sighting in sightings)
+    def _ripe_at(
+        self,
+        name: str,
+        files: Mapping[str, os.stat_result],
+        seen: Mapping[str, _Sighting],
+        now: float,
+    ) -> float:
+        """Return when to try a file: it and its sidecar have settled; one look is never enough."""
+        parts = [part for part in (name, name + SIDECAR_SUFFIX) if part in files]
+        since = max(seen[part].since for part in parts)
         settled_at = since + self.settings.spool.settle
+        is_new = since == now >= settled_at
 
-        return math.nextafter(now, math.inf) if since == now >= settled_at else settled_at
+        return max(math.nextafter(now, math.inf) if is_new else settled_at, seen[name].again_at)
 
     def _note_sidecar(self, name: str, seen: Mapping[str, _Sighting], now: float) -> None:
         """Remember that *name* is no prompt file; say so when the file it is for does not come."""

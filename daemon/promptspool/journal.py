@@ -105,23 +105,8 @@ def tell(
     _tell_polls(moved)
 
     for before, after, outcome in moved:
-        keys = names([before])
-
-        if before.failures and not after.failures:
-            _log.info("stage.recovered", stage=stage, failures=before.failures,
-                      lasted_s=_lasted(before.failed_at, now), **keys)  # fmt: skip
-
-        if after.status is not before.status:
-            _tell_transition(after, outcome, keys)
-        elif (
-            isinstance(before, Batch) and isinstance(after, Batch) and after.stalls > before.stalls
-        ):
-            _tell_stall(after, keys)
-        elif isinstance(outcome, Polled) and after.why is not None and after.why != before.why:
-            _log.warning("batch.status_unknown", reason=after.why, **keys)
-
-        if isinstance(before, ProviderState) and isinstance(after, ProviderState):
-            _tell_provider(before, after, now)
+        if not _is_nothing_new(before, after):  # of thousands that were polled, nearly all
+            _tell_moved(stage, before, after, outcome, now)
 
     for before, after in followed:
         if isinstance(before, Job) and isinstance(after, Job):
@@ -130,27 +115,58 @@ def tell(
             _tell_provider(before, after, now)
 
 
+def _tell_moved(stage: str, before: Row, after: Row, outcome: Outcome, now: float) -> None:
+    """Log what became of one row that a stage worked on."""
+    keys = names([before])
+
+    if before.failures and not after.failures:
+        _log.info("stage.recovered", stage=stage, failures=before.failures,
+                  lasted_s=_lasted(before.failed_at, now), **keys)  # fmt: skip
+
+    if after.status is not before.status:
+        _tell_transition(after, outcome, keys)
+    elif isinstance(before, Batch) and isinstance(after, Batch) and after.stalls > before.stalls:
+        _tell_stall(after, keys)
+    elif isinstance(outcome, Polled) and after.why is not None and after.why != before.why:
+        _log.warning("batch.status_unknown", reason=after.why, **keys)
+
+    if isinstance(before, ProviderState) and isinstance(after, ProviderState):
+        _tell_provider(before, after, now)
+
+
+def _is_nothing_new(before: Row, after: Row) -> bool:
+    """Tell whether a batch is where it was, and how it was."""
+    return (
+        isinstance(before, Batch)
+        and isinstance(after, Batch)
+        and after.status is before.status
+        and not before.failures
+        and after.stalls <= before.stalls
+        and after.why == before.why
+    )
+
+
 def _tell_polls(moved: Sequence[tuple[Row, Row, Outcome]]) -> None:
     """Log one line for all that was polled at once: at debug where nothing has changed."""
-    polled = [
-        (before, after)
-        for before, after, outcome in moved
-        if isinstance(outcome, Polled) and isinstance(before, Batch) and isinstance(after, Batch)
-    ]
+    polled = changed = ended = completed = 0
+    provider = None
 
-    if not polled:
-        return
+    for before, after, outcome in moved:
+        if not (isinstance(outcome, Polled) and isinstance(before, Batch)):
+            continue
 
-    changed = [pair for pair in polled if _progress(pair[0]) != _progress(pair[1])]
-    ended = [after for _, after in polled if after.status is BatchStatus.ENDED]
-    getattr(_log, "info" if changed else "debug")(
-        "poll.swept",
-        provider=polled[0][0].provider,
-        polled=len(polled),
-        changed=len(changed),
-        ended=len(ended),
-        completed=sum(after.completed - before.completed for before, after in polled),
-    )
+        assert isinstance(after, Batch)  # noqa: S101 - as it was before
+        provider = before.provider
+        polled += 1
+        changed += _progress(before) != _progress(after)
+        ended += after.status is BatchStatus.ENDED
+        completed += after.completed - before.completed
+
+    if polled:
+        getattr(_log, "info" if changed else "debug")(
+            "poll.swept", provider=provider, polled=polled, changed=changed, ended=ended,
+            completed=completed,
+        )  # fmt: skip
 
 
 def _progress(batch: Batch) -> tuple[object, ...]:

@@ -57,7 +57,7 @@ RESTART_KEYS = (
 )
 """What is open for as long as the daemon runs."""
 
-_WIDTHS = {Lane.GATE: 1, Lane.NOTICE: 4}
+_WIDTHS = {Lane.SMALL: 8, Lane.GATE: 1, Lane.NOTICE: 4}
 """Of the lanes that nobody can set."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -514,13 +514,17 @@ class Spool:
 
         return len(base) + len(LONGEST_SUFFIX) + len("-999999") > MAX_NAME_BYTES
 
-    def _products(self, stem: bytes) -> list[Path]:
-        """Return every name outside `working/` that a job with *stem* may leave."""
+    def _products(self, stem: bytes) -> list[str]:
+        """Return every name outside `working/` that a job with *stem* may leave.
+
+        As texts: it is asked for every file, and paths take most of its time.
+        """
         text = os.fsdecode(stem)
+        trees = (os.fspath(self.done), os.fspath(self.rejected))
 
         return [
-            *(self.outbox / f"{text}.{name}" for name in PRODUCTS),
-            *(tree / (text + suffix) for tree in (self.done, self.rejected) for suffix in RETIRED),
+            *(f"{self.outbox}{os.sep}{text}.{name}" for name in PRODUCTS),
+            *(f"{tree}{os.sep}{text}{suffix}" for tree in trees for suffix in RETIRED),
         ]
 
 

@@ -22,13 +22,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import anyio.lowlevel
 import anyio.to_thread
 import structlog
+from msgspec.structs import replace
 
 from promptspool import collect, delivery, enquiry, gate, notices, planning
 from promptspool.digest import digest_of, earlier_digest_of
@@ -44,6 +46,7 @@ from promptspool.errors import (
     Unavailable,
     Unsent,
 )
+from promptspool.intake.formats import SUFFIXES
 from promptspool.model import (
     Batch,
     BatchId,
@@ -90,19 +93,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from promptspool.context import Account, Context
-    from promptspool.model import RemoteBatch, Status
+    from promptspool.model import RemoteBatch, Row, Status
     from promptspool.outcomes import Outcome
+    from promptspool.pricing import Cost
     from promptspool.provider.base import RemoteFile
     from promptspool.wire import Manifest
 
 FEW = 4
 """So many due batches are asked for one by one; more are read off the list."""
 
+A_SLICE = 1_000
+"""So many batches are matched with what was read at a time, which takes about 5 ms."""
+
 ASKED_A_SWEEP = 50
 """So many batches that a sweep did not show are asked for by id before the next one."""
 
 TRIES_FOR_A_FILE = 12
 """A file that the provider says it does not have is asked for so often before that is believed."""
+
+SMALL_BYTES = 262_144
+"""What is not larger is read in about 20 ms."""
 
 CANCELLED = "cancelled"
 """The code of what a person wanted no more of."""
@@ -121,31 +131,55 @@ async def plan(context: Context, job: Job) -> Outcome:
     folder = context.spool.folder(job.id)
 
     try:
-        manifest = await anyio.to_thread.run_sync(planning.finished_plan, folder)
+        found = await anyio.to_thread.run_sync(_begun, context, job, folder)
 
-        if manifest is None:
-            _check_wanted(job)
-            digest = await anyio.to_thread.run_sync(digest_of, folder / "original")
-
+        if isinstance(found, str):
             if job.retry_of is None:  # a retry has the content of the job before it
-                await _check_content(context, job, folder, digest)
+                await _check_content(context, job, folder, found)
 
-            manifest = await anyio.to_thread.run_sync(
-                partial(planning.fresh_plan, context, job, folder, digest=digest)
-            )
+            found = await anyio.to_thread.run_sync(_made, context, job, folder, found)
     except BadInput as error:
         await anyio.to_thread.run_sync(planning.note_rejection, folder, job, error)
 
         return Unusable(reason=error.reason)
 
-    return await _planned(context, job, manifest)
+    return _planned(context, job, found)
 
 
-async def _planned(context: Context, job: Job, manifest: Manifest) -> Planned:
-    """Return the batches of a plan, priced; held where they may cost too much."""
-    rows, estimate = await anyio.to_thread.run_sync(
-        partial(planning.priced, context, job, manifest.batches, manifest)
-    )
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A finished plan, its rows, and what all of them may cost; None if that is not known."""
+
+    manifest: Manifest
+    rows: list[Batch]
+    estimate: Cost | None
+
+
+def _begun(context: Context, job: Job, folder: Path) -> _Plan | str:
+    """Return the plan that is there, or the digest of what is to be planned; blocks.
+
+    Raises `BadInput` if it came to a rejection, or is not wanted any more.
+    """
+    manifest = planning.finished_plan(folder)
+
+    if manifest is not None:
+        return _Plan(manifest, *planning.priced(context, job, manifest.batches, manifest))
+
+    _check_wanted(job)
+
+    return digest_of(folder / "original")
+
+
+def _made(context: Context, job: Job, folder: Path, digest: str) -> _Plan:
+    """Make a plan; blocks. Raises `BadInput`."""
+    manifest = planning.fresh_plan(context, job, folder, digest=digest)
+
+    return _Plan(manifest, *planning.priced(context, job, manifest.batches, manifest))
+
+
+def _planned(context: Context, job: Job, plan: _Plan) -> Planned:
+    """Return the batches of a plan; held where they may cost too much."""
+    manifest, rows, estimate = plan.manifest, plan.rows, plan.estimate
     held = gate.held_at_plan(
         context,
         job,
@@ -472,13 +506,16 @@ async def poll(context: Context, batches: Sequence[Batch]) -> list[Outcome | Non
 
     if len(due) > FEW:
         seen = await enquiry.swept(account, here, due, now)
-        outcomes = {
-            batch.id: Polled(remote=remote)
-            for batch in here
-            if (remote := seen.get(batch.remote_id or "")) is not None
-            and enquiry.is_it(batch, remote)
-            and (not batch.is_over(now) or remote.status.is_terminal)
-        }
+
+        for start in range(0, len(here), A_SLICE):
+            outcomes |= {
+                batch.id: Polled(remote=remote)
+                for batch in here[start : start + A_SLICE]
+                if (remote := seen.get(batch.remote_id or "")) is not None
+                and enquiry.is_it(batch, remote)
+                and (not batch.is_over(now) or remote.status.is_terminal)
+            }
+            await anyio.lowlevel.checkpoint()
 
     unseen = [batch for batch in due if batch.id not in outcomes]
     outcomes |= await _asked(context, account, unseen[:ASKED_A_SWEEP])
@@ -594,47 +631,44 @@ async def _fetched(context: Context, account: Account, batch: Batch, file: str, 
 
 async def settle(context: Context, batch: Batch) -> Outcome:
     """Find out which requests have a final answer, and put the rest into successors."""
-    folder = context.spool.folder(batch.job)
     job = await context.store.job(batch.job)
     assert job is not None  # noqa: S101 - a foreign key holds it
-    manifest = await anyio.to_thread.run_sync(planning.read_manifest, folder)
-    now = context.clock.now()
+    settled = await anyio.to_thread.run_sync(_settled, context, job, batch)
+
+    if isinstance(settled, Settled):
+        await _learn(context, batch, settled.complaints)
+
+    return settled
+
+
+def _settled(context: Context, job: Job, batch: Batch) -> Settled | Doubtful:
+    """Settle a batch and price what follows from it; blocks."""
+    folder = context.spool.folder(batch.job)
+    manifest = planning.read_manifest(folder)
     retry = context.settings.retry
-    settled = await anyio.to_thread.run_sync(
-        partial(
-            collect.settle,
-            folder=folder,
-            batch=batch,
-            max_attempts=manifest.max_attempts,
-            request_backoff_s=retry.request_backoff,
-            stop=collect.Stop(share=retry.stop_share, requests=retry.stop_requests),
-            now=now,
-            response_schema=manifest.profile.get("response_schema"),
-        )
+    settled = collect.settle(
+        folder=folder,
+        batch=batch,
+        max_attempts=manifest.max_attempts,
+        request_backoff_s=retry.request_backoff,
+        stop=collect.Stop(share=retry.stop_share, requests=retry.stop_requests),
+        now=context.clock.now(),
+        response_schema=manifest.profile.get("response_schema"),
     )
 
     if isinstance(settled, Doubtful):
         return settled
 
-    complaints = await anyio.to_thread.run_sync(
-        partial(collect.complaints, folder=folder, batch=batch)
-    )
-    await _learn(context, batch, complaints)
-    successors, _ = await anyio.to_thread.run_sync(
-        partial(planning.priced, context, job, settled.successors, manifest, parent=batch)
-    )
+    successors, _ = planning.priced(context, job, settled.successors, manifest, parent=batch)
 
     return Settled(
         successors=tuple(successors),
         answered=settled.answered,
         failed=settled.failed,
-        complaints=tuple(complaints),
+        complaints=tuple(collect.complaints(folder=folder, batch=batch)),
         stopped=settled.stopped,
         tokens=settled.tokens,
-        # In a thread: the first question for a price imports a library.
-        cost=await anyio.to_thread.run_sync(
-            partial(context.prices.paid, settled, batch.model, base_url=batch.base_url)
-        ),
+        cost=context.prices.paid(settled, batch.model, base_url=batch.base_url),
     )
 
 
@@ -757,6 +791,8 @@ class Lane(StrEnum):
     """Work that competes for the same scarce thing, and is bounded by it."""
 
     DISK = "disk"
+    SMALL = "small"
+    """Disk work of a moment, of which most is waiting: much of it at once, past what takes long."""
     TRANSFER = "transfer"
     CONTROL = "control"
     GATE = "gate"
@@ -773,32 +809,58 @@ class Stage:
     """Returns an outcome for each row, None where it has nothing to say."""
     name: str
     lane: Lane
+    is_small: Callable[[Any], bool] | None = None
+    """Tells which rows go in the lane `SMALL` instead; None where none do."""
     group: int = 1
     """How many rows one run may take."""
     needs_recall: bool = False
     """Waits until it is known what earlier processes have created."""
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Return the lanes of its rows."""
+        return (self.lane,) if self.is_small is None else (self.lane, Lane.SMALL)
+
+    def lane_of(self, row: Row) -> Lane:
+        """Return the lane of one row."""
+        return Lane.SMALL if self.is_small is not None and self.is_small(row) else self.lane
 
 
 _AnyRow = TypeVar("_AnyRow", Job, Batch, ProviderState, Notice)
 
 
 def _single(
-    run: Callable[[Context, _AnyRow], Awaitable[Outcome]], lane: Lane, *, needs_recall: bool = False
+    run: Callable[[Context, _AnyRow], Awaitable[Outcome]],
+    lane: Lane,
+    *,
+    needs_recall: bool = False,
+    is_small: Callable[[_AnyRow], bool] | None = None,
 ) -> Stage:
     async def run_one(context: Context, rows: Sequence[_AnyRow]) -> list[Outcome | None]:
         return [await run(context, rows[0])]
 
     name = getattr(run, "__name__", "stage")
 
-    return Stage(run=run_one, name=name, lane=lane, needs_recall=needs_recall)
+    return Stage(run=run_one, name=name, lane=lane, needs_recall=needs_recall, is_small=is_small)
+
+
+def _is_small_job(job: Job) -> bool:
+    """Tell whether a plan takes a moment: few bytes, as they are, and read by no large library."""
+    found = SUFFIXES.get(os.path.splitext(job.shown)[1].lower())  # noqa: PTH122 - a name, no path
+
+    return job.size_bytes <= SMALL_BYTES and found is not None and not found.is_heavy
+
+
+def _is_small_batch(batch: Batch) -> bool:
+    return batch.size_bytes <= SMALL_BYTES
 
 
 EVERY = 1_000_000
 """The group size of a stage that takes all rows of its status at once."""
 
 STAGES: dict[Status, Stage] = {
-    JobStatus.CLAIMED: _single(plan, Lane.DISK),
-    BatchStatus.DOWNLOADED: _single(settle, Lane.DISK),
+    JobStatus.CLAIMED: _single(plan, Lane.DISK, is_small=_is_small_job),
+    BatchStatus.DOWNLOADED: _single(settle, Lane.DISK, is_small=_is_small_batch),
     JobStatus.SETTLED: _single(deliver, Lane.DISK),
     JobStatus.UNUSABLE: _single(reject, Lane.DISK),
     BatchStatus.ENDED: _single(download, Lane.TRANSFER),

@@ -9,6 +9,7 @@ is the user's, and is handed on as it came.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from promptspool import log
@@ -35,6 +37,16 @@ if TYPE_CHECKING:
 
 MAX_HEADERS = 100
 """As many as Python's own `http.client` takes; their size is bounded by h11, to 100 KiB in all."""
+
+BLOCK_BYTES = 262_144
+"""How much of a file is read at once: faster than in smaller pieces, and no slower than in larger
+ones, which take more memory."""
+
+WRITE_BYTES = 2 * BLOCK_BYTES
+"""How much of a download is gathered before it is written: each write is a visit to a thread."""
+
+IDLE_S = 30.0
+"""A connection that was not used for so long is closed, but for one."""
 
 MIN_PROGRESS = 65_536
 """Bytes that an upload or download moves within `transfer_timeout`, or it has stalled."""
@@ -86,11 +98,16 @@ class Http:
         self._key = key
         self._limits = limits
         self._observe = observe
-        self._client = _client(base_url, limits)
+        self._clients = _Clients(base_url, limits)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._clients.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._clients.is_closed
 
     async def json(
         self, method: str, path: str, *, transfer: bool = False, **arguments: Any
@@ -124,11 +141,11 @@ class Http:
         return data, head
 
     async def download(self, path: str, write: Callable[[bytes], object]) -> None:
-        """Hand the body of *path* to *write*, piece by piece, unpacked but otherwise as it came.
+        """Hand the body of *path* to *write*, block by block, unpacked but otherwise as it came.
 
-        Raises `Unavailable` if fewer bytes came than were announced (F19), and a plain
-        `ProviderError` for a body longer than `max_download`: worth another try once that was
-        raised, whoever has to wait for it.
+        *write* is called in a worker thread, at least once. Raises `Unavailable` if fewer bytes
+        came than were announced (F19), and a plain `ProviderError` for a body longer than
+        `max_download`: worth another try once that was raised, whoever has to wait for it.
         """
         patience = _Patience(self._limits.transfer_timeout_s)
         limit = self._limits.max_download_bytes
@@ -144,6 +161,8 @@ class Http:
                 raise _too_long(path, f"{announced:,}", limit)
 
             patience.expect_blocks()
+            block: list[bytes] = []
+            held = 0
 
             async for chunk in response.aiter_bytes():  # some compress unasked
                 came += len(chunk)
@@ -152,7 +171,14 @@ class Http:
                 if came > limit:
                     raise _too_long(path, f"more than {limit:,}", limit)
 
-                write(chunk)
+                block.append(chunk)
+                held += len(chunk)
+
+                if held >= WRITE_BYTES:
+                    await anyio.to_thread.run_sync(write, b"".join(block))
+                    block, held = [], 0
+
+            await anyio.to_thread.run_sync(write, b"".join(block))
 
         if announced is not None and announced != response.num_bytes_downloaded:
             raise Unavailable(
@@ -171,10 +197,10 @@ class Http:
         status: int | None = None
 
         try:
-            with translated(), patience.kept():
-                request = self._client.build_request(method, path, headers=headers, **arguments)
+            with translated(), self._clients.lent() as client, patience.kept():
+                request = client.build_request(method, path, headers=headers, **arguments)
                 request.stream = _Noted(request.stream, patience)
-                response = await self._client.send(request, stream=True)
+                response = await client.send(request, stream=True)
                 status = response.status_code
 
                 try:
@@ -190,6 +216,58 @@ class Http:
         finally:
             seconds = anyio.current_time() - began_at
             self._observe(method, path=path, status=status, seconds=seconds)
+
+        await self._clients.trim()
+
+
+class _Clients:
+    """As many clients of one connection as there are calls at once.
+
+    Not one client with as many connections: it looks at each of them, at the beginning and at the
+    end of each call, which took a third of the time of a busy loop.
+    """
+
+    def __init__(self, base_url: str, limits: Limits) -> None:
+        """Prepare one; raises `ConfigError`."""
+        self._address = httpx.URL(base_url)
+        self._limits = limits
+        self._trust = certificates(self._address.scheme)
+        first = self._made()
+        self._clients = {first}
+        self._idle = [(0.0, first)]
+        """Since when each is idle, and the client; the last to be used comes last."""
+        self.is_closed = False
+
+    def _made(self) -> httpx.AsyncClient:
+        return _client(self._address, self._limits, self._trust)
+
+    @contextmanager
+    def lent(self) -> Iterator[httpx.AsyncClient]:
+        """Yield a client that nobody else uses, the last used of those that are idle."""
+        if self._idle:
+            _, client = self._idle.pop()
+        else:
+            client = self._made()
+            self._clients.add(client)
+
+        try:
+            yield client
+        finally:
+            self._idle.append((anyio.current_time(), client))
+
+    async def trim(self) -> None:
+        """Close what a busy hour has left: clients that were not used for a while, but one."""
+        while len(self._idle) > 1 and anyio.current_time() - self._idle[0][0] > IDLE_S:
+            _, client = self._idle.pop(0)
+            self._clients.discard(client)
+            await client.aclose()
+
+    async def close(self) -> None:
+        """Close all of them."""
+        self.is_closed = True
+
+        for client in self._clients:
+            await client.aclose()
 
 
 class _Patience:
@@ -246,25 +324,52 @@ class _Noted(httpx.AsyncByteStream):
         self._patience = patience
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
+        async for piece in _blocks(self._stream):
             yield piece
             self._patience.note(len(piece))
 
         self._patience.expect_answer()
 
 
-def _client(base_url: str, limits: Limits) -> httpx.AsyncClient:
-    address = httpx.URL(base_url)
+async def _blocks(stream: httpx.AsyncByteStream) -> AsyncIterator[bytes]:
+    """Yield a body; that of a form, which has a file in it, in blocks read in a worker thread."""
+    if isinstance(stream, httpx.ByteStream) or not isinstance(stream, Iterable):
+        async for piece in stream:
+            yield piece
 
+        return
+
+    pieces = iter(stream)
+
+    while block := await anyio.to_thread.run_sync(_block, pieces):
+        yield block
+
+
+def _block(pieces: Iterator[bytes]) -> bytes:
+    """Return the next pieces, together at least `BLOCK_BYTES` unless they end before."""
+    block: list[bytes] = []
+    held = 0
+
+    for piece in pieces:
+        block.append(piece)
+        held += len(piece)
+
+        if held >= BLOCK_BYTES:
+            break
+
+    return b"".join(block)
+
+
+def _client(address: httpx.URL, limits: Limits, trust: ssl.SSLContext) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             base_url=address,
             # `_Patience` bounds the rest; lanes bound the connections.
             timeout=httpx.Timeout(None, connect=limits.connect_timeout_s),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=1),
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept or sent
-            verify=certificates(address.scheme),
+            verify=trust,
             trust_env=not is_loopback(address.host),  # no proxy leads to this machine
             headers={"User-Agent": "promptspool", "Accept-Encoding": "identity"},
         )

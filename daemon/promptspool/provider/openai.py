@@ -11,7 +11,6 @@ import codecs
 import json
 import math
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import anyio
 import anyio.to_thread
 import msgspec
+from msgspec.structs import replace
 
 from promptspool.errors import NotFound, Unavailable
 from promptspool.model import RemoteBatch, RemoteStatus
@@ -74,7 +74,7 @@ class OpenAI:
 
     async def upload(self, path: Path, name: str) -> RemoteFile:
         """Send the file at *path* under *name*; it is read as it is sent."""
-        with path.open("rb") as file:
+        with await anyio.to_thread.run_sync(path.open, "rb") as file:
             data, _ = await self._http.json(
                 "POST",
                 "/files",
@@ -141,13 +141,13 @@ class OpenAI:
         part = path.with_name(path.name + ".part")
 
         try:
-            with part.open("wb") as target:
+            with await anyio.to_thread.run_sync(part.open, "wb") as target:
                 await self._http.download(f"/files/{file}/content", partial(_put, target))
 
             await anyio.to_thread.run_sync(_keep, part, path)
         except BaseException:
-            with suppress(OSError):  # what went wrong first is what is told
-                part.unlink(missing_ok=True)  # a full disk gets its room back
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_discard, part)
 
             raise
 
@@ -177,6 +177,12 @@ class OpenAI:
 def _put(target: BinaryIO, chunk: bytes) -> None:
     """Write a piece of a file, without the mark that some begin UTF-8 with."""
     target.write(chunk if target.tell() else chunk.removeprefix(codecs.BOM_UTF8))
+
+
+def _discard(part: Path) -> None:
+    """Give a full disk its room back; what went wrong first is what is told."""
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 def _is_lines_of_objects(path: Path) -> bool:
@@ -291,9 +297,13 @@ def _file(data: object) -> RemoteFile:
 
 
 def _ended_at(data: dict[str, Any]) -> float | None:
-    ends = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+    for end in ("completed_at", "failed_at", "expired_at", "cancelled_at"):
+        at = _time(data.get(end))
 
-    return next((at for at in (_time(data.get(end)) for end in ends) if at is not None), None)
+        if at is not None:
+            return at
+
+    return None
 
 
 def _name(value: object) -> str | None:
@@ -303,6 +313,9 @@ def _name(value: object) -> str | None:
 
 def _count(value: object) -> int:
     """Return a number that may have come as text; 0 for what is none."""
+    if type(value) is int and 0 <= value <= MAX_COUNT:  # as most say it, and most of a page
+        return value
+
     try:
         return min(max(int(float(str(value))), 0), MAX_COUNT)
     except (ValueError, OverflowError):
@@ -314,8 +327,11 @@ def _time(value: object) -> float | None:
 
     Nor is a time beyond the year 9999, milliseconds for instance: nobody could show it.
     """
-    if value in (None, ""):
+    if value is None or value == "":
         return None
+
+    if type(value) is int and 0 <= value < YEAR_10000:  # as for `_count`
+        return float(value)
 
     try:
         at = float(str(value))

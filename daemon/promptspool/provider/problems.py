@@ -235,9 +235,16 @@ def _error_object(body: bytes) -> dict[str, Any]:
 def decoded(body: bytes) -> Any:
     """Return what JSON says, without keys; None if it is none, or nested beyond reason."""
     try:
-        return _struck(msgspec.json.decode(body))
+        data = msgspec.json.decode(body)
+
+        return data if is_clean(body) else _struck(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def is_clean(body: bytes) -> bool:
+    """Tell whether JSON holds no key for certain: without an escape, its texts are its own."""
+    return body.isascii() and b"\\" not in body and log.is_clean(body.decode("ascii"))
 
 
 def _struck(value: Any) -> Any:
