@@ -1,0 +1,127 @@
+"""What is shown of the figures: a table for people, JSON for programs, and the README's table."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bench.harness import Summary
+
+HEAD = ("#", "work", "goal", "figure", "least … most", "RSS", "CPU", "times as good as", "met")
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+MB = 1_000_000
+
+
+def lines_of(results: Sequence[Summary], skipped: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Return the cells of the table, a line for each case, in the order of the rows."""
+    ordered = sorted(results, key=lambda one: one.case.row or math.inf)
+    missing = [("", name, "", "skipped", reason, *[""] * 4) for name, reason in skipped.items()]
+
+    return [*map(_cells, ordered), *missing]
+
+
+def _cells(found: Summary) -> tuple[str, ...]:
+    case = found.case
+    ratios = ", ".join(f"{shown(ratio)} {name}" for name, ratio in found.ratios.items())
+    is_spread = len(found.measured) > 1
+
+    return (
+        str(case.row or ""),
+        case.name,
+        case.goal,
+        f"{shown(found.median)} {case.unit}",
+        f"{shown(found.least)} … {shown(found.most)}" if is_spread else "",
+        "" if found.rss_bytes is None else f"{found.rss_bytes / MB:.0f} MB",
+        "" if found.cpu_s is None else f"{shown(found.cpu_s)} s",
+        ratios,
+        ("yes" if case.is_met(found) else "no") if case.goal else "",
+    )
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits that count, and commas."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+
+    return f"{round(value, 2 - math.floor(math.log10(abs(value)))):,.{digits}f}"
+
+
+def plain(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return the table for a terminal."""
+    rows = [HEAD, *lines]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
+
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def markdown(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return the table as Markdown has them."""
+    rows = [HEAD, tuple("---" for _ in HEAD), *lines]
+
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def document(
+    results: Sequence[Summary],
+    skipped: Mapping[str, str],
+    *,
+    machine: Mapping[str, str],
+    is_small: bool,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return all figures as JSON has them."""
+    return {
+        "machine": dict(machine),
+        "is_small": is_small,
+        "seconds": round(seconds, 1),
+        "skipped": dict(skipped),
+        "rows": [_as_json(found) for found in results],
+    }
+
+
+def _as_json(found: Summary) -> dict[str, Any]:
+    return {
+        "row": found.case.row,
+        "name": found.case.name,
+        "unit": found.case.unit,
+        "goal": found.case.goal,
+        "is_met": found.case.is_met(found) if found.case.goal else None,
+        "median": found.median,
+        "least": found.least,
+        "most": found.most,
+        "rss_bytes": found.rss_bytes,
+        "pss_bytes": max((one.pss_bytes or 0 for one in found.measured), default=0) or None,
+        "cpu_s": found.cpu_s,
+        "baselines": found.baselines,
+        "ratios": found.ratios,
+        "extra": found.extra,
+        "runs": [
+            {"value": one.value, "rss_bytes": one.rss_bytes, "cpu_s": one.cpu_s}
+            | {"baselines": dict(one.baselines), "extra": dict(one.extra)}
+            for one in found.measured
+        ],
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write figures to *path*."""
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_readme(path: Path, lines: Sequence[tuple[str, ...]], machine: Mapping[str, str]) -> None:
+    """Put the table, and what it was taken on, between the marks in the text at *path*."""
+    text = path.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    about = ", ".join(f"{name} {value}" for name, value in machine.items())
+    path.write_text(f"{before}{BEGIN}\n{markdown(lines)}\n\nTaken on: {about}.\n{END}{after}")

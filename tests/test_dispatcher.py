@@ -1,0 +1,220 @@
+"""The dispatcher by itself: what arrives at once is written at once, and what is small goes by."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from promptspool.claims import Claims
+from promptspool.clock import Bell
+from promptspool.context import Context
+from promptspool.dispatcher import Dispatcher
+from promptspool.inbox import Inbox
+from promptspool.model import Batch, BatchId, BatchStatus, Job, JobId, JobStatus
+from promptspool.outcomes import Settled, Unusable
+from promptspool.pricing import Prices, Tokens
+from promptspool.reload import lanes_of, rules_of
+from promptspool.settings import Settings
+from promptspool.spool import Spool
+from promptspool.stages import SMALL_BYTES, STAGES, Lane, Stage
+from promptspool.store import Change, Store, opened
+from world import START, FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from promptspool.model import Row
+    from promptspool.outcomes import Outcome
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://api.example.com/v1"
+
+
+class CountedStore(Store):
+    """A store that counts its transactions."""
+
+    writes = 0
+
+    async def write(self, change: Change) -> None:
+        """Count, and write."""
+        self.writes += bool(change.updated or change.added)
+        await super().write(change)
+
+
+@dataclass
+class Bench:
+    """A dispatcher whose loop does not run, and its store."""
+
+    dispatcher: Dispatcher
+    store: CountedStore
+
+    async def run_at_once(self, stage: Stage, groups: Sequence[Sequence[Row]]) -> int:
+        """Run *stage* on each group, all ending while something else is written.
+
+        Return the number of transactions that took.
+        """
+        before = self.store.writes
+        place = (stage.lane, None)
+
+        async with anyio.create_task_group() as tasks, self.dispatcher.applying():
+            for rows in groups:
+                self.dispatcher.in_progress.update(row.id for row in rows)
+                tasks.start_soon(self.dispatcher._work, stage, rows, place)  # noqa: SLF001
+
+            await anyio.wait_all_tasks_blocked()
+
+        return self.store.writes - before
+
+    async def jobs(self) -> dict[str, Job]:
+        """Return the live jobs by id."""
+        return {job.id: job for job in await self.store.live_jobs()}
+
+
+@asynccontextmanager
+async def bench_at(root: Path, *, lanes: dict[Lane, int] | None = None) -> AsyncIterator[Bench]:
+    """Yield a dispatcher on a new spool."""
+    spool, clock = Spool(root / "spool"), FakeClock()
+    spool.make()
+    settings = Settings(
+        spool={"path": spool.root},  # type: ignore[arg-type]
+        providers={"openai": {"base_url": URL}},  # type: ignore[dict-item]
+        profiles={"default": {"model": "m"}},  # type: ignore[dict-item]
+    )
+
+    async with opened(spool.database) as store:
+        store.__class__ = CountedStore
+        assert isinstance(store, CountedStore)
+        context = Context(
+            settings=settings, prices=Prices({}), spool=spool, spool_id="s", store=store,
+            clock=clock, accounts={}, taken=set(),
+        )  # fmt: skip
+        bell = Bell()
+        dispatcher = Dispatcher(
+            context=context,
+            inbox=Inbox(Claims(spool, settings, clock, context.taken), bell),
+            rules=rules_of(settings),
+            lanes=lanes_of(settings) | (lanes or {}),
+            bell=bell,
+        )
+
+        yield Bench(dispatcher, store)
+
+
+def job_of(number: int, **changes: Any) -> Job:
+    """Return a job that was claimed as the *number*-th."""
+    plain: dict[str, Any] = {
+        "id": JobId(f"job-{number:03}"),
+        "name": b"%d.jsonl" % number,
+        "stem": b"%d.jsonl" % number,
+        "profile": "default",
+        "provider": "openai",
+        "base_url": URL,
+        "claimed_at": START,
+        "due_at": START + number / 1000 - 1,
+        "size_bytes": 100,
+    }
+
+    return Job(**plain | changes)
+
+
+def batch_of(job: Job, part: int) -> Batch:
+    """Return a batch of *job* whose answers are on disk."""
+    return Batch(
+        id=BatchId(f"{job.id}.{part}"), job=job.id, provider="openai", base_url=URL,
+        endpoint="/v1/chat/completions", model="m", status=BatchStatus.DOWNLOADED, requests=1,
+        size_bytes=100, digest="b3-0", give_up_at=START + 1e6, due_at=START,
+    )  # fmt: skip
+
+
+def stage_of(outcome: Outcome, lane: Lane = Lane.DISK) -> Stage:
+    """Return a stage that ends in *outcome* for every row."""
+
+    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
+        return [outcome for _ in rows]
+
+    return Stage(run=run, name="test", lane=lane)
+
+
+UNUSABLE = stage_of(Unusable(reason="blank"))
+SETTLED = stage_of(
+    Settled(successors=(), answered=1, failed=0, complaints=(), stopped=None, tokens=Tokens())
+)
+
+
+async def test_what_arrives_at_once_is_written_at_once(tmp_path: Path) -> None:
+    """Twenty outcomes that come while a transaction is written go into one transaction."""
+    async with bench_at(tmp_path) as bench:
+        jobs = [job_of(number) for number in range(20)]
+        await bench.store.write(Change(added=jobs, at=START))
+
+        assert await bench.run_at_once(UNUSABLE, [[job] for job in jobs]) == 1
+        after = await bench.jobs()
+        assert {job.status for job in after.values()} == {JobStatus.UNUSABLE}
+        assert bench.dispatcher.in_progress == set()
+
+
+async def test_a_refused_outcome_keeps_back_no_other(tmp_path: Path) -> None:
+    """One row that changed underneath is held; the others of its transaction are written."""
+    async with bench_at(tmp_path) as bench:
+        jobs = [job_of(number) for number in range(5)]
+        await bench.store.write(Change(added=jobs, at=START))
+        changed = replace(jobs[2], version=jobs[2].version + 1, why="another")
+        await bench.store.write(Change(updated=[(jobs[2], changed)], at=START))
+
+        with capture_logs() as logs:
+            await bench.run_at_once(UNUSABLE, [[job] for job in jobs])
+
+        after = await bench.jobs()
+        assert [line["event"] for line in logs] == ["store.refused"]
+        assert after[jobs[2].id] == changed
+        assert bench.dispatcher.held == {jobs[2].id}
+        assert {after[job.id].status for job in jobs if job is not jobs[2]} == {JobStatus.UNUSABLE}
+
+
+async def test_the_last_batches_of_a_job_may_close_at_once(tmp_path: Path) -> None:
+    """A job is settled by the last of its batches, also where several end in one moment.
+
+    They are decided on one after another: each has to see that the others are closed. Those of
+    different jobs share a transaction.
+    """
+    async with bench_at(tmp_path) as bench:
+        jobs = [job_of(number, status=JobStatus.PLANNED, due_at=None) for number in range(4)]
+        batches = [batch_of(job, part) for part in (1, 2, 3) for job in jobs]
+        await bench.store.write(Change(added=[*jobs, *batches], at=START))
+
+        assert await bench.run_at_once(SETTLED, [[batch] for batch in batches]) == 3
+        after = await bench.jobs()
+        assert {job.status for job in after.values()} == {JobStatus.SETTLED}
+        assert [after[job.id].version for job in jobs] == [1, 1, 1, 1]
+
+
+async def test_what_is_small_goes_past_what_is_not(tmp_path: Path) -> None:
+    """While the disk lane is full of large files, a small one behind hundreds of them is begun."""
+    ran: list[str] = []
+
+    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
+        ran.extend(row.id for row in rows)
+
+        return [None for _ in rows]
+
+    stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
+
+    async with bench_at(tmp_path, lanes={Lane.DISK: 0, Lane.SMALL: 2}) as bench:
+        large = [job_of(number, size_bytes=SMALL_BYTES + 1) for number in range(150)]
+        heavy = [job_of(number, name=b"%d.parquet" % number) for number in range(150, 160)]
+        small = [job_of(number) for number in range(160, 165)]
+        await bench.store.write(Change(added=[*large, *heavy, *small], at=START))
+
+        async with anyio.create_task_group() as tasks:
+            await bench.dispatcher._start(tasks, JobStatus.CLAIMED, stage, None)  # noqa: SLF001
+
+        assert ran == [small[0].id, small[1].id]
