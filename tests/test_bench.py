@@ -5,7 +5,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -17,7 +17,7 @@ from bench.harness import FAILED, Case, Context, Measured, Skipped, Summary, Tri
 from bench.inputs import prompts_file
 from bench.plots import plot, slope
 from bench.remote import provided
-from bench.table import lines_of, shown, write_readme
+from bench.table import document, lines_of, merged, shown, write_readme
 from bench.watched import Watched
 
 if TYPE_CHECKING:
@@ -119,18 +119,36 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
     }
     trials = [Trial(cases=(_case(name=name),), run=run) for name, run in works.items()]
     skipped = run_trials(trials, context, runs=2, clear=lambda: None)
-    shown = {line[1]: line for line in lines_of(context.results, skipped)}
+    shown = {line[1]: line for line in lines_of(_document(context.results, skipped))}
 
     assert "there is no curl" in shown["skips"]
     assert skipped["fails"].startswith(FAILED)
     assert "1.00 s" in shown["runs"]
 
 
+def _summary(value: float, *, name: str = "work") -> Summary:
+    return Summary(case=_case(name=name), measured=[Measured(value=value)])
+
+
+def _document(results: list[Summary], skipped: dict[str, str] | None = None) -> dict[str, Any]:
+    return document(results, skipped or {}, machine={}, is_small=False, seconds=1.0)
+
+
+def test_rows_that_are_not_measured_again_stay() -> None:
+    """Single rows can be measured again: theirs are replaced, all others kept."""
+    earlier = _document([_summary(1.0, name="a"), _summary(1.0, name="b")], {"c": "no curl"})
+    both = merged(earlier, _document([_summary(2.0, name="b"), _summary(2.0, name="c")]))
+
+    assert {one["name"]: one["median"] for one in both["rows"]} == {"a": 1.0, "b": 2.0, "c": 2.0}
+    assert not both["skipped"]
+    assert merged(earlier, _document([_summary(2.0, name="b")]))["skipped"] == {"c": "no curl"}
+
+
 def test_the_readme_keeps_all_but_its_table(tmp_path: Path) -> None:
     """Only what is between the marks is replaced, however often."""
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
-    lines = lines_of([Summary(case=_case(), measured=[Measured(value=2.0)])], {})
+    lines = lines_of(_document([_summary(2.0)]))
     write_readme(readme, lines, {"cores": "2"})
     once = readme.read_text()
     write_readme(readme, lines, {"cores": "2"})

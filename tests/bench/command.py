@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from bench.growth import draw
 from bench.harness import FAILED, Context, run_trials
 from bench.machine import machine
-from bench.table import document, lines_of, plain, write_json, write_readme
+from bench.table import document, lines_of, merged, plain, write_json, write_readme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,25 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clear=lambda: _empty(context.scratch),
         )
 
-    lines = lines_of(context.results, skipped)
+    seconds = time.monotonic() - began_at
     about = machine(options.data)
-    sys.stdout.write(plain(lines) + "\n")
+    found = document(
+        context.results, skipped, machine=about, is_small=options.small, seconds=seconds
+    )
+    sys.stdout.write(plain(lines_of(found)) + "\n")
 
     if options.small or options.scale != 1:
         sys.stdout.write("\nThe names are of the full sizes; these figures are of smaller ones.\n")
 
     if options.json:
-        seconds = time.monotonic() - began_at
-        found = document(
-            context.results, skipped, machine=about, is_small=options.small, seconds=seconds
-        )
+        if options.json.exists():
+            found = merged(json.loads(options.json.read_bytes()), found)
+
         write_json(options.json, found)
 
     if options.plots:
         draw(options.plots, context.results)
 
     if options.readme:
-        write_readme(HERE / "README.md", lines, about)
+        write_readme(HERE / "README.md", lines_of(found), about)
 
     if any(reason.startswith(FAILED) for reason in skipped.values()):
         sys.exit(1)
@@ -119,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--small", action="store_true", help="once, with small sizes: seconds")
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes (1)")
     parser.add_argument("--data", type=Path, default=DATA, help=f"where inputs are kept ({DATA})")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument(
+        "--json", type=Path, help="write all figures there; those of other rows stay"
+    )
     parser.add_argument("--plots", type=Path, help="draw the growth of costs into this folder")
     parser.add_argument("--readme", action="store_true", help="put the table into the README")
 

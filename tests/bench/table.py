@@ -17,30 +17,44 @@ BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 MB = 1_000_000
 
 
-def lines_of(results: Sequence[Summary], skipped: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Return the cells of the table, a line for each case, in the order of the rows."""
-    ordered = sorted(results, key=lambda one: one.case.row or math.inf)
-    missing = [("", name, "", "skipped", reason, *[""] * 4) for name, reason in skipped.items()]
+def lines_of(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the cells of a document's table, a line for each case, in the order of the rows."""
+    ordered = sorted(found["rows"], key=lambda one: one["row"] or math.inf)
+    missing = [("", name, "", "skipped", why, *[""] * 4) for name, why in found["skipped"].items()]
 
     return [*map(_cells, ordered), *missing]
 
 
-def _cells(found: Summary) -> tuple[str, ...]:
-    case = found.case
-    ratios = ", ".join(f"{shown(ratio)} {name}" for name, ratio in found.ratios.items())
-    is_spread = len(found.measured) > 1
+def _cells(found: Mapping[str, Any]) -> tuple[str, ...]:
+    ratios = ", ".join(f"{shown(ratio)} {name}" for name, ratio in found["ratios"].items())
+    is_spread = len(found["runs"]) > 1
+    rss_bytes, cpu_s = found["rss_bytes"], found["cpu_s"]
 
     return (
-        str(case.row or ""),
-        case.name,
-        case.goal,
-        f"{shown(found.median)} {case.unit}",
-        f"{shown(found.least)} … {shown(found.most)}" if is_spread else "",
-        "" if found.rss_bytes is None else f"{found.rss_bytes / MB:.0f} MB",
-        "" if found.cpu_s is None else f"{shown(found.cpu_s)} s",
+        str(found["row"] or ""),
+        found["name"],
+        found["goal"],
+        f"{shown(found['median'])} {found['unit']}",
+        f"{shown(found['least'])} … {shown(found['most'])}" if is_spread else "",
+        "" if rss_bytes is None else f"{rss_bytes / MB:.0f} MB",
+        "" if cpu_s is None else f"{shown(cpu_s)} s",
         ratios,
-        ("yes" if case.is_met(found) else "no") if case.goal else "",
+        {None: "", True: "yes", False: "no"}[found["is_met"]],
     )
+
+
+def merged(earlier: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return *found* with those rows of an *earlier* document that were not measured again."""
+    known = {one["name"] for one in found["rows"]}
+    kept = [one for one in earlier["rows"] if one["name"] not in known]
+    names = known | set(found["skipped"]) | {one["name"] for one in kept}
+    skipped = {name: why for name, why in earlier["skipped"].items() if name not in names}
+
+    return found | {
+        "rows": [*kept, *found["rows"]],
+        "skipped": skipped | found["skipped"],
+        "seconds": round(earlier["seconds"] + found["seconds"], 1),
+    }
 
 
 def shown(value: float) -> str:
