@@ -105,3 +105,16 @@ async def test_each_job_is_met_as_it_is(tmp_path: Path) -> None:
     assert (gone.status, closed.status) == (JobStatus.DONE, BatchStatus.CLOSED)
     assert context.taken == {one.stem for one in (jobs[0], jobs[2], jobs[3], known)}
     assert [left.command and left.command.job for left in waiting(spool)] == [jobs[2].id]
+
+
+async def test_what_is_held_and_set_aside_keeps_no_start_back(tmp_path: Path) -> None:
+    """A held job that was set aside is woken once, as one row."""
+    held = replace(job(0), status=JobStatus.HELD, due_at=None, why="set aside: a bug")
+    spool = await filled_with(tmp_path, [held])
+    await booted(tmp_path, spool)
+
+    async with opened(spool.database) as store:
+        found = await store.job(held.id)
+
+    assert found is not None
+    assert (found.status, found.due_at) == (JobStatus.HELD, NOW)

@@ -166,7 +166,8 @@ async def _wake(context: Context, live: list[Job], rules: Rules, now: float) -> 
     rows = [row for row in rows if row.status is not JobStatus.HELD]
     rows += await context.store.set_aside()
     rows += [job for job in live if job.status is JobStatus.HELD]
-    woken = [(row, decide(row, Woken(), now, rules)) for row in rows]
+    each = {row.id: row for row in rows}  # what is held may be set aside as well
+    woken = [(row, decide(row, Woken(), now, rules)) for row in each.values()]
     await context.store.write(Change(updated=woken, at=now))
 
 
