@@ -21,6 +21,7 @@ from promptspool.errors import BadInput
 from promptspool.intake import Caps, Dropped, Limits, plan
 from promptspool.intake.formats.json_files import read_jsonl
 from promptspool.intake.formats.texts import read_text
+from promptspool.intake.frame import numbers, odd_prompts
 from promptspool.intake.rows import BLOCK_BYTES, Block, ReadOptions, spread
 from promptspool.intake.writing import MAX_BYTES
 from promptspool.model import JobId
@@ -346,3 +347,31 @@ def test_a_full_disk_is_told_of(tmp_path: Path, max_bytes: int) -> None:
 
     assert caught.value.errno == errno.EFBIG
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_prompt_is_odd_if_it_is_blank_or_has_a_line_end() -> None:
+    """Any character, escaped or not, is taken for text if it is some, and needs no escape."""
+    characters = [chr(code) for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    blank = {place for place, character in enumerate(characters) if not character.strip()}
+    ends = {place for place, character in enumerate(characters) if character in "\x85\u2028\u2029"}
+    escaped = [b'"\\u%04x"' % ord(character) for character in characters]
+
+    assert odd_prompts(escaped, is_ascii=True) == blank
+    assert (
+        odd_prompts([text.upper().replace(b"U", b"u", 1) for text in escaped], is_ascii=True)
+        == blank
+    )
+    assert odd_prompts([json.dumps(one).encode() for one in characters], is_ascii=True) == blank
+
+    written = [json.dumps(one, ensure_ascii=False).encode() for one in characters]
+    assert odd_prompts(written, is_ascii=False) == blank | ends
+    assert odd_prompts([b"7", b"{}", b'""', b'"a"'], is_ascii=True) == {0, 1, 2}
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=1), st.integers(0, 10**7), st.integers(1, 2_500))
+def test_numbers_are_their_digits(counted: list[int], first: int, count: int) -> None:
+    """Runs of numbers, runs with gaps and any others are written as one by one."""
+    run = range(first, first + count)
+
+    for several in (counted, run, list(run), list(run[::3]), range(first + count, first, -1)):
+        assert numbers(several) == [b"%d" % number for number in several]

@@ -177,7 +177,7 @@ def test_keys_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"PATH", "PYTHONPATH", "LC_TIME"} <= names
     assert names <= {
         *("PATH", "PYTHONPATH", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONHOME", "LD_LIBRARY_PATH"),
-        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+        *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_DEFAULT_MEMORY_POOL"),
         *(name for name in names if name.startswith("LC_")),
     }
 
@@ -342,3 +342,8 @@ def test_a_worker_loads_only_what_is_called() -> None:
 
     assert isinstance(loaded, set)
     assert not loaded & heavy
+
+
+def test_a_worker_takes_memory_from_where_it_is_given_back() -> None:
+    """What pyarrow has of its own is larger, and keeps what it had."""
+    assert run(eval, "__import__('pyarrow').default_memory_pool().backend_name") == "system"

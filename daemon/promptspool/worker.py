@@ -40,8 +40,13 @@ _KEPT = frozenset(
     {"LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV"}
 )
 
-# Threads that nobody asked for: NumPy, which pyarrow loads where it is, starts one for each core.
-_SET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_SET = {
+    # Threads that nobody asked for: NumPy, which pyarrow loads where it is, starts one a core.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # What pyarrow has for memory of its own keeps 30 MB more than malloc does (measured).
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 # Linux, proc(5): from -1,000 to 1,000. Where memory ends, the worker goes before the daemon.
 _OOM_SCORE = b"500"

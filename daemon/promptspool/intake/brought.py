@@ -13,7 +13,6 @@ import msgspec
 from promptspool.errors import BadInput
 from promptspool.intake.messages import check_content
 from promptspool.intake.request import (
-    BYTES_A_TOKEN,
     EMBEDDINGS,
     PROMPT_FIELDS,
     RESPONSES,
@@ -78,7 +77,7 @@ def ready_request(columns: Columns) -> Request:
         model=text_of(bytes(body["model"])),
         inputs=count_inputs(bytes(body["input"])) if url == EMBEDDINGS else 0,
         fields=b",".join(member(name, raw) for name, raw in members.items()),
-        input_tokens=size // BYTES_A_TOKEN,
+        text_bytes=size,
         max_output=limit,
     )
 

@@ -7,26 +7,46 @@ fast as one by one. Pure; raises nothing.
 
 from __future__ import annotations
 
+import re
 import struct
+from functools import lru_cache
+from itertools import compress, count
+from operator import not_
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from promptspool.intake.request import BYTES_A_TOKEN, Request, escaped, has_line_end
+from promptspool.intake.request import Request, escaped, has_line_end
 from promptspool.intake.values import text_of
 from promptspool.wire import wire_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from promptspool.intake.rows import Value
     from promptspool.model import JobId
 
 
-_START = struct.Struct("2s")
+_START = struct.Struct("2B")
 
-# The quote, and what is neither a quote nor a blank nor escaped.
-_PLAIN_STARTS = frozenset((b'"%c' % byte,) for byte in range(ord("!"), 0x7F) if byte not in b'"\\')
+# The quote, and the first byte of a character that is neither a quote nor a blank nor escaped.
+# Blanks of Unicode begin with 0xC2, 0xE1, 0xE2 or 0xE3.
+_PLAIN_STARTS = frozenset(
+    (ord('"'), byte)
+    for byte in (*range(0x21, 0x7F), *range(0xC3, 0xE1), *range(0xE4, 0xF5))
+    if byte not in b'"\\'
+)
+
+# The same of what is escaped: programs write all but ASCII so.
+_is_plain_escape = re.compile(
+    rb'"\\(?:["/\\]|u(?:0[1-9a-f]|00[c-f]|[4-9a-f]))', re.IGNORECASE
+).match
+
+_MOST_APART = 4
+"""Of numbers that are taken out of a run of them: others are made faster than left out."""
+
+_THOUSAND = 1_000
+_LAST_DIGITS = [b"%03d" % number for number in range(_THOUSAND)]
 
 
 class Plain(NamedTuple):
@@ -72,7 +92,7 @@ class Frame(NamedTuple):
             model=self.model,
             inputs=self.inputs,
             fields=b"".join((self.before, content, self.after)),
-            input_tokens=(size + self.text_bytes) // BYTES_A_TOKEN,
+            text_bytes=size + self.text_bytes,
             max_output=self.max_output,
         )
 
@@ -90,10 +110,6 @@ class Frame(NamedTuple):
         """Return how long the line of a row is, without its content."""
         return sum(map(len, self._pieces(job))) + len(str(row))
 
-    def tokens(self, sizes: Sequence[int]) -> list[int]:
-        """Return the estimate for each request with a content of so many bytes."""
-        return [(size + self.text_bytes) // BYTES_A_TOKEN for size in sizes]
-
     def _pieces(self, job: JobId) -> tuple[bytes, bytes, bytes]:
         """Return what is before the number of a row, between it and the content, and at the end."""
         start = b'{"custom_id":"%s' % wire_id(job, 0).removesuffix("0").encode()
@@ -107,18 +123,15 @@ def odd_prompts(contents: Sequence[Value], *, is_ascii: bool) -> frozenset[int]:
     *is_ascii* says that they are known to be ASCII: no such string has anything to be escaped.
     """
     try:
-        starts = list(map(_START.unpack_from, contents))
+        places = _unknown(map(_START.unpack_from, contents))
     except struct.error:  # a digit is shorter
-        starts = [(bytes(content[:2]),) for content in map(bytes, contents)]
+        places = _unknown(tuple(bytes(content)[:2]) for content in contents)
 
-    odd: set[int] = set()
-
-    if not _PLAIN_STARTS.issuperset(starts):
-        odd.update(
-            place
-            for place, start in enumerate(starts)
-            if start not in _PLAIN_STARTS and _is_blank(bytes(contents[place]))
-        )
+    odd = {
+        place
+        for place in places
+        if not _is_plain_escape(contents[place]) and _is_blank(bytes(contents[place]))
+    }
 
     if not is_ascii and has_line_end(b"".join(contents)):
         odd.update(place for place, raw in enumerate(contents) if has_line_end(bytes(raw)))
@@ -126,13 +139,50 @@ def odd_prompts(contents: Sequence[Value], *, is_ascii: bool) -> frozenset[int]:
     return frozenset(odd)
 
 
+def _unknown(starts: Iterable[tuple[int, ...]]) -> list[int]:
+    """Return the places of the starts after which it is not known that text comes."""
+    return list(compress(count(), map(not_, map(_PLAIN_STARTS.__contains__, starts))))
+
+
 def _is_blank(content: bytes) -> bool:
     return not content.startswith(b'"') or not text_of(content).strip()
 
 
 def numbers(counted: Sequence[int]) -> list[bytes]:
-    """Return the digits of at least one number; in a third of the time of one by one."""
-    return msgspec.json.encode(list(counted))[1:-1].split(b",")
+    """Return the digits of at least one number, none negative; much faster than one by one."""
+    if isinstance(counted, range) and counted.step == 1:
+        return _run(counted.start, counted.stop)
+
+    first, last = min(counted), max(counted)
+
+    if last - first > _MOST_APART * len(counted):
+        return msgspec.json.encode(list(counted))[1:-1].split(b",")
+
+    run = _run(first, last + 1)
+
+    return [run[number - first] for number in counted]
+
+
+def _run(start: int, stop: int) -> list[bytes]:
+    """Return the digits of the numbers from *start* up to *stop*."""
+    found: list[bytes] = []
+
+    while start < stop:
+        thousands, first = divmod(start, _THOUSAND)
+        last = min(first + stop - start, _THOUSAND)
+        found += _thousand(thousands)[first:last]
+        start += last - first
+
+    return found
+
+
+@lru_cache(maxsize=4)  # rows are counted twice, and their lines are not far away
+def _thousand(thousands: int) -> list[bytes]:
+    """Return the digits of the thousand numbers that begin with *thousands*."""
+    if not thousands:
+        return [b"%d" % number for number in range(_THOUSAND)]
+
+    return list(map((b"%d" % thousands).__add__, _LAST_DIGITS))
 
 
 def interleaved(

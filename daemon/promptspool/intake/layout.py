@@ -149,9 +149,15 @@ def found_ids(
 
         return ([raw.decode() for raw in digits], frozenset()) if _are_whole(digits) else None
 
-    is_plain = all(map(str.strip, texts)) and max(map(len, texts)) <= MAX_ID_CHARACTERS
+    joined = "".join(texts)
 
-    if is_plain and not _CONTROL.search("".join(texts)):
+    # What has no sign for it in print is a control character or a blank, but for the space.
+    if joined.isprintable() and " " not in joined:
+        is_plain = all(texts)
+    else:
+        is_plain = all(map(str.strip, texts)) and not _CONTROL.search(joined)
+
+    if is_plain and max(map(len, texts)) <= MAX_ID_CHARACTERS:
         return texts, frozenset()
 
     return texts, frozenset(place for place, text in enumerate(texts) if _is_odd_id(text))

@@ -20,7 +20,6 @@ from promptspool.intake.messages import brings_system, check_content
 from promptspool.intake.params import encoded_params
 from promptspool.intake.parts import image_urls
 from promptspool.intake.request import (
-    BYTES_A_TOKEN,
     CHAT,
     EMBEDDINGS,
     PROMPT_FIELDS,
@@ -225,7 +224,7 @@ class Renderer:
             model=model,
             inputs=inputs,
             fields=b"".join((_head(self._url, model), content, *after)),
-            input_tokens=size // BYTES_A_TOKEN,
+            text_bytes=size,
             max_output=self._max_output,
         )
 

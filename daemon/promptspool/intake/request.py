@@ -79,8 +79,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Embedding inputs; 0 at other endpoints."""
     fields: bytes
     """The members of its line after `custom_id`: JSON text without the braces."""
-    input_tokens: int = 0
-    """An estimate; images count nothing, since what they take is the provider's secret."""
+    text_bytes: int = 0
+    """What the model reads of it; images count nothing, what they take is the provider's secret."""
     max_output: int | None = None
     """Tokens that its answer may have; None if it does not say."""
 

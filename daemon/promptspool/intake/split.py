@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from promptspool.digest import Hasher
 from promptspool.errors import BadInput
-from promptspool.intake.request import WITHOUT_TEXT
+from promptspool.intake.request import BYTES_A_TOKEN, WITHOUT_TEXT
 from promptspool.model import JobId, batch_id
 from promptspool.wire import PlannedBatch
 
@@ -58,10 +58,10 @@ class _Part:
     requests: int = 0
     size_bytes: int = 0
     inputs: int = 0
-    input_tokens: int = 0
+    text_bytes: int = 0
     limits: Limits
-    max_tokens: float
-    """Of input, if that is limited."""
+    max_text_bytes: float
+    """If the tokens of input are limited."""
     output_tokens: int = 0
     answer_tokens: int
     """Expected of an answer that is not limited."""
@@ -74,20 +74,20 @@ class _Part:
             self.requests < self.limits.max_requests
             and self.size_bytes + len(line) <= self.limits.max_bytes
             and self.inputs + request.inputs <= self.limits.max_inputs
-            and self.input_tokens + request.input_tokens <= self.max_tokens
+            and self.text_bytes + request.text_bytes <= self.max_text_bytes
         )
 
-    def add(self, request: Request | Frame, data: bytes, *, count: int, tokens: int) -> None:
+    def add(self, request: Request | Frame, data: bytes, *, count: int, text_bytes: int) -> None:
         self.requests += count
         self.size_bytes += len(data)
         self.inputs += request.inputs * count
-        self.input_tokens += tokens
+        self.text_bytes += text_bytes
         limit = request.max_output
         self.output_tokens += (self.answer_tokens if limit is None else limit) * count
         self.pending.append(data)
         self.pending_bytes += len(data)
 
-    def room(self, frame: Frame, sizes: Sequence[int], around: int, tokens: Sequence[int]) -> int:
+    def room(self, frame: Frame, sizes: Sequence[int], around: int) -> int:
         """Return how many of the next lines have room.
 
         *sizes* are those of their contents, *around* is what else each has.
@@ -99,7 +99,7 @@ class _Part:
 
         count = min(count, _prefix(sizes, self.limits.max_bytes - self.size_bytes, around))
 
-        return min(count, _prefix(tokens, self.max_tokens - self.input_tokens))
+        return min(count, _prefix(sizes, self.max_text_bytes - self.text_bytes, frame.text_bytes))
 
 
 class Splitter:
@@ -158,7 +158,7 @@ class Splitter:
         if part is None or not part.has_room(request, line):
             part = self._next_part(request)
 
-        self._add(part, request, line, count=1, tokens=request.input_tokens)
+        self._add(part, request, line, count=1, text_bytes=request.text_bytes)
 
     def takes(self, plain: Plain, first: int, *, most: int) -> bool:
         """Tell whether plain rows from number *first* on can be given to `add_all`.
@@ -175,7 +175,6 @@ class Splitter:
     def add_all(self, plain: Plain, first: int) -> None:
         """Append the requests of plain rows, from number *first* on, as `add` does one by one."""
         frame = plain.frame
-        tokens = frame.tokens(plain.sizes)
         start = 0
 
         while start < len(plain.sizes):
@@ -183,15 +182,17 @@ class Splitter:
             around = frame.line_bytes(self._job, row)
             stop = 10 ** len(str(row)) - first  # the numbers up to there have as many digits
             part = self._open.get((frame.url, frame.model)) or self._next_part(frame)
-            count = part.room(frame, plain.sizes[start:stop], around, tokens[start:stop])
+            count = part.room(frame, plain.sizes[start:stop], around)
 
             if count <= 0 and part.requests:
                 self._next_part(frame)
                 continue
 
             stop = start + max(count, 1)  # alone it may have more tokens than that
+            count = stop - start
             data = frame.lines(self._job, row, plain.contents[start:stop])
-            self._add(part, frame, data, count=stop - start, tokens=sum(tokens[start:stop]))
+            text_bytes = sum(plain.sizes[start:stop]) + count * frame.text_bytes
+            self._add(part, frame, data, count=count, text_bytes=text_bytes)
             start = stop
 
     def finish(self) -> list[PlannedBatch]:
@@ -209,16 +210,16 @@ class Splitter:
                 requests=part.requests,
                 size_bytes=part.size_bytes,
                 digest=part.hasher.digest(),
-                estimated_input=part.input_tokens,
+                estimated_input=part.text_bytes // BYTES_A_TOKEN,
                 estimated_output=part.output_tokens,
             )
             for part in self._parts
         ]
 
     def _add(
-        self, part: _Part, request: Request | Frame, data: bytes, *, count: int, tokens: int
+        self, part: _Part, request: Request | Frame, data: bytes, *, count: int, text_bytes: int
     ) -> None:
-        part.add(request, data, count=count, tokens=tokens)
+        part.add(request, data, count=count, text_bytes=text_bytes)
         self._pending_bytes += len(data)
         self.size_bytes += len(data)
 
@@ -241,7 +242,7 @@ class Splitter:
             endpoint=request.url,
             model=request.model,
             limits=self._limits,
-            max_tokens=self._limits.max_tokens.get(request.model, math.inf),
+            max_text_bytes=_most_text(self._limits.max_tokens.get(request.model)),
             answer_tokens=0 if request.url in WITHOUT_TEXT else self._answer_tokens,
         )
         self._parts.append(part)
@@ -265,6 +266,11 @@ class Splitter:
 
     def _path(self, part: _Part) -> Path:
         return self._folder / f"{part.id}.requests.jsonl"
+
+
+def _most_text(tokens: int | None) -> float:
+    """Return how many bytes come to that many tokens at most, all if they are not limited."""
+    return math.inf if tokens is None else (tokens + 1) * BYTES_A_TOKEN - 1
 
 
 def _prefix(amounts: Sequence[int], room: float, more: int = 0) -> int:
