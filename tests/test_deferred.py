@@ -8,7 +8,9 @@ from importlib import import_module
 import pytest
 
 
-@pytest.mark.parametrize("name", ["promptspool.settings", "promptspool.store"])
+@pytest.mark.parametrize(
+    "name", ["promptspool.collect", "promptspool.settings", "promptspool.store"]
+)
 def test_every_name_is_there(name: str) -> None:
     """A package has all that it says it has, and nothing else; a module hides none of it."""
     package = import_module(name)

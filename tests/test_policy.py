@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from typing import TYPE_CHECKING, Any
@@ -898,7 +897,7 @@ def test_a_download_is_given_up_for_what_is_missing_only() -> None:
     for _ in range(20):
         batch = decided(batch, failed(Trouble.OUTAGE))
 
-    missing = dataclasses.replace(failed(Trouble.ROW), is_missing=True)
+    missing = replace(failed(Trouble.ROW), is_missing=True)
 
     assert decided(batch, missing).missed == 1
     assert decided(decided(batch, missing), failed(Trouble.OUTAGE)).missed == 0

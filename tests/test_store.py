@@ -243,6 +243,42 @@ async def test_an_updated_row_is_the_one_written(store: Store, row: Row) -> None
     assert found == {one.id: after if one is row else one for one in (JOB, BATCH, STATE)}
 
 
+@pytest.mark.parametrize("row", [JOB, BATCH, STATE])
+async def test_each_field_of_a_row_can_change_alone(store: Store, row: Row) -> None:
+    """Whatever changes is written, alone and together with all else that can."""
+    defaults = {
+        field.name: field.default
+        for field in msgspec.structs.fields(row)
+        if field.default is not msgspec.NODEFAULT and field.name != "version"
+    }
+    await add(store, STATE, JOB, BATCH)
+
+    for number, changed in enumerate(
+        [*({name: defaults[name]} for name in defaults), defaults, {}]
+    ):
+        before = replace(row, version=row.version + 2 * number)
+        after = replace(before, version=before.version + 1, **changed)
+        await store.write(Change(updated=[(before, after)], at=NOW))
+
+        assert await same(store, row) == after
+
+        before = replace(row, version=after.version + 1)
+        await store.write(Change(updated=[(after, before)], at=NOW))
+
+        assert await same(store, row) == before
+
+
+async def same(store: Store, row: Row) -> Row | None:
+    """Return what the store has for *row* now."""
+    match row:
+        case Job():
+            return await store.job(row.id)
+        case Batch():
+            return (await store.batches_of(row.job))[0]
+        case _:
+            return (await store.providers())[row.id]
+
+
 async def test_a_change_of_a_stale_row_writes_nothing(store: Store, tmp_path: Path) -> None:
     """If one row is not as it was read, neither the others nor new rows nor history are written."""
     await add(store, STATE, JOB, BATCH)

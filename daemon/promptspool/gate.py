@@ -82,6 +82,7 @@ class Gate:
     """USD, by the beginning of the day and of the month."""
     spent_on: dict[JobId, float] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
+    """Those of the batches, like `spent_on`; none where no limit of cost is set."""
     usd: dict[BatchId, float | None] = field(default_factory=dict)
     """What each batch may cost; None if that is not known."""
 
@@ -116,11 +117,22 @@ class Gate:
             if most is not None:
                 self.spent[period] = await store.spent(self.name, period)
 
+        if not self._is_limited():
+            return
+
         for name in {batch.job for batch in batches}:
             job = await store.job(name)
             assert job is not None  # noqa: S101 - a foreign key holds it
             self.jobs[name] = job
             self.spent_on[name] = await store.spent_on(name)
+
+    def _is_limited(self) -> bool:
+        """Tell whether any limit of cost may concern what is submitted here."""
+        settings = self.account.settings
+        limits = (settings.max_cost, settings.max_cost_per_day, settings.max_cost_per_month)
+        of_profiles = [one.max_cost for one in self.context.settings.profiles.values()]
+
+        return any(limit is not None for limit in (*limits, *of_profiles))
 
     async def _estimate(self, batches: Sequence[Batch]) -> None:
         """Find out what *batches* may cost; perhaps a price is known by now that was not."""
@@ -171,11 +183,14 @@ class Gate:
             if earlier is None or earlier < period:
                 self.spent[period] += usd
 
-        if earlier is None:
+        if earlier is None and batch.job in self.spent_on:
             self.spent_on[batch.job] += usd
 
     def excess(self, batch: Batch) -> Held | None:
         """Return which limit of cost *batch* would exceed, None if none."""
+        if batch.job not in self.jobs:
+            return None
+
         job, settings = self.jobs[batch.job], self.account.settings
         limits = [settings.max_cost_per_day, settings.max_cost_per_month]
         of_job = job_limit(self.context, job)

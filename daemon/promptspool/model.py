@@ -430,7 +430,7 @@ def successor_id(parent: BatchId, part: int, parts: int) -> BatchId:
     return BatchId(f"{parent}+1")
 
 
-class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
+class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a provider says of one batch, in our words."""
 
     id: str

@@ -5,21 +5,17 @@ Pure values, made by stages and read by policy and journal. Raises nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from promptspool.pricing import Tokens
+import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from promptspool.model import Batch, RemoteBatch
-    from promptspool.pricing import Cost
+from promptspool.model import Batch, RemoteBatch
+from promptspool.pricing import Cost, Tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
     """The job's request files and manifest are on disk."""
 
     batches: tuple[Batch, ...]
@@ -38,25 +34,21 @@ class Planned:
     """Batching it saves next to nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unusable:
+class Unusable(msgspec.Struct, frozen=True, kw_only=True):
     """Not one request can be made of the file; `rejection.json` in its folder says why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """The original and its reason are in `rejected/`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllClosed:
+class AllClosed(msgspec.Struct, frozen=True, kw_only=True):
     """The last batch of the job was closed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
     """The answers are in `outbox/` and the original is in `done/`, under *stem*."""
 
     stem: bytes
@@ -64,47 +56,41 @@ class Delivered:
     errors: int
     left_out: tuple[str, ...] = ()
     """Products that could not be made; the summary says why."""
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """What the summary says."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vanished:
+class Vanished(msgspec.Struct, frozen=True, kw_only=True):
     """The job's working folder is gone, so there is nothing left to do for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tidied:
+class Tidied(msgspec.Struct, frozen=True, kw_only=True):
     """Remote files and the working folder are gone."""
 
     was_asked: bool = False
     """The provider had files to delete, and did."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uploaded:
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
     """The request file is at the provider, under *file*; None where a dialect takes no upload."""
 
     file: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intended:
+class Intended(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing was done: the transition is the point."""
 
     estimated_usd: float | None = None
     """What it may cost, where that was not known when it was planned."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crowded:
+class Crowded(msgspec.Struct, frozen=True, kw_only=True):
     """There is no room for it among what the provider has in work; it waits for its turn."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(msgspec.Struct, frozen=True, kw_only=True):
     """It would cost more than is allowed."""
 
     reason: str
@@ -112,128 +98,108 @@ class Held:
     """When a new day or month may change that; None if only a person can."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
+class Released(msgspec.Struct, frozen=True, kw_only=True):
     """What was held may be tried again."""
 
     by_hand: bool
     """A person said so: limits of cost hold for it no longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delayed:
+class Delayed(msgspec.Struct, frozen=True, kw_only=True):
     """A person let nothing be submitted for so long, by which it grows no older."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """A person wants nothing more of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Withdrawn:
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
     """It was cancelled before anything of it had left this machine."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Halted:
+class Halted(msgspec.Struct, frozen=True, kw_only=True):
     """A person lets nothing be submitted, or (*is_over*) lets it again."""
 
     is_over: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """A notice was taken."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
     """A notice is not to be sent any more."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
+class Created(msgspec.Struct, frozen=True, kw_only=True):
     """The batch exists. *found* says that it was met in the list, not answered to a create."""
 
     remote: RemoteBatch
     found: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unclear:
+class Unclear(msgspec.Struct, frozen=True, kw_only=True):
     """A create was sent and no usable answer came back."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restarted:
+class Restarted(msgspec.Struct, frozen=True, kw_only=True):
     """The process that may have sent the create is gone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Woken:
+class Woken(msgspec.Struct, frozen=True, kw_only=True):
     """Its deadline is later than any wait of ours: this machine's clock was set back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotListed:
+class NotListed(msgspec.Struct, frozen=True, kw_only=True):
     """The list was read far enough and does not show the batch, yet."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeverCreated:
+class NeverCreated(msgspec.Struct, frozen=True, kw_only=True):
     """Recall has read the list as often as it takes, and the batch is not in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
+class Polled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The provider said how the batch is doing."""
 
     remote: RemoteBatch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missed:
+class Missed(msgspec.Struct, frozen=True, kw_only=True):
     """The provider answered 404 for a batch that it once created, and does not list it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
     """A create named an input file that the provider does not know, yet."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turned:
+class Turned(msgspec.Struct, frozen=True, kw_only=True):
     """Upload or create was declined; *faults* is as `Batch.errors`."""
 
     faults: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Downloaded:
+class Downloaded(msgspec.Struct, frozen=True, kw_only=True):
     """Every file that the provider named is on disk, whole."""
 
     remote: RemoteBatch | None
     """What it said of the batch at a second look; None at the first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doubtful:
+class Doubtful(msgspec.Struct, frozen=True, kw_only=True):
     """The answers do not add up; worth a second look before it is believed."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """Each request has a final answer or is in one of *successors*, whose files are on disk."""
 
     successors: tuple[Batch, ...]
@@ -243,21 +209,19 @@ class Settled:
     """What the provider said against the batch as a whole, with the lines of the dropped file."""
     stopped: str | None = None
     """The error that hit so many requests that they were not asked again; None if none did."""
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens: Tokens = msgspec.field(default_factory=Tokens)
     """What the provider counted of all its answers."""
     cost: Cost | None = None
     """What they cost; None if the price is not known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Booted:
+class Booted(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon has started; *sweeps* of the list are needed before anything is created."""
 
     sweeps: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
+class Recalled(msgspec.Struct, frozen=True, kw_only=True):
     """The list of batches was read back to the oldest live job."""
 
     found: int
@@ -280,8 +244,7 @@ class Trouble(StrEnum):
     """One of our own rules, or files, is broken: the row is set aside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The stage did not get done; it will be run again, or its row is set aside."""
 
     reason: str

@@ -14,10 +14,11 @@ third of a second and brings an HTTP client, which never calls anybody, since it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from promptspool.wire import Usage
 
@@ -39,8 +40,7 @@ _BATCH: Final = {"processing": "batch"}
 _CHECKED = re.compile(r"\b(?:checked|verified)\b[^.]*?\b(\d{4}-\d{2}-\d{2})\b")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """An estimate in USD: what the batch cost, and what the same calls cost one by one."""
 
     batch_usd: float
@@ -56,8 +56,7 @@ class Cost:
         return self.standard_usd - self.batch_usd
 
 
-@dataclass(frozen=True, slots=True)
-class _Rate:
+class _Rate(msgspec.Struct, frozen=True):
     """USD for one token of one kind."""
 
     standard: float
@@ -65,8 +64,7 @@ class _Rate:
     is_upper_bound: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Price:
+class _Price(msgspec.Struct, frozen=True, kw_only=True):
     """What the tokens of one model cost."""
 
     input: _Rate

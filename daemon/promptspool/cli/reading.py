@@ -60,7 +60,7 @@ def status(
     from promptspool.clock import SystemClock
     from promptspool.settings import glance
     from promptspool.tell.document import document
-    from promptspool.tell.looking import console_of, looked, place_of, put, spool_of
+    from promptspool.tell.looking import console_of, is_plain, looked, place_of, put, spool_of
     from promptspool.tell.screen import lines_of
     from promptspool.tell.words import safe
 
@@ -73,11 +73,10 @@ def status(
 
         return FAILED if report.needs else 0
 
-    console = console_of()
-
     if watch:
-        return _watched(settings, console, as_json=as_json)
+        return _watched(settings, console_of(), as_json=as_json)
 
+    console = None if is_plain() else console_of()
     report = looked(settings, now=SystemClock().now())
     put(console, lines_of(report, safe(str(folder)), place_of(console, shows_all=is_all)))
 

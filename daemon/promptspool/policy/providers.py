@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -137,7 +136,7 @@ def _refused_or_throttled(
         state = replace(state, paused_work=both, paused_until=None)
 
         if both is not work:  # two limits at once: all is paused for a moment, and then asked anew
-            failure = dataclasses.replace(failure, retry_after_s=None)
+            failure = replace(failure, retry_after_s=None)
 
     if failure.trouble is Trouble.THROTTLED:
         return _paused(state, failure, now, rules.retry)

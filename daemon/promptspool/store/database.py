@@ -29,7 +29,7 @@ from promptspool.model import (
 )
 from promptspool.store.connection import Connection
 from promptspool.store.overview import DAY_S
-from promptspool.store.rows import TABLES, AnyRow, by_kind, history, values_of
+from promptspool.store.rows import TABLES, AnyRow, history, update_of, values_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -465,15 +465,13 @@ class Store:
 
 def _apply(there: sqlite3.Connection, change: Change) -> None:
     """Write *change*, inside a transaction; raises `StaleWrite`."""
-    for kind, before_after in by_kind(change.updated).items():
-        cursor = there.executemany(
-            TABLES[kind].update,
-            ((*values_of(after), before.id, before.version) for before, after in before_after),
-        )
+    cursor = there.cursor()
 
-        if cursor.rowcount != len(before_after):
-            ids = ", ".join(before.id for before, _ in before_after[:10])
-            message = f"a {TABLES[kind].name} row changed while it was worked on: {ids}"
+    for before, after in change.updated:
+        if cursor.execute(*update_of(before, after)).rowcount != 1:
+            message = (
+                f"a {TABLES[type(after)].name} row changed while it was worked on: {before.id}"
+            )
             raise StaleWrite(message)
 
     for kind, table in TABLES.items():

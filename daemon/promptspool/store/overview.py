@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import msgspec
 
-if TYPE_CHECKING:
-    from promptspool.model import (
-        BatchId,
-        BatchStatus,
-        Job,
-        JobId,
-        JobStatus,
-        Notice,
-        ProviderState,
-        RemoteStatus,
-    )
+from promptspool.model import (
+    BatchId,
+    BatchStatus,
+    Job,
+    JobId,
+    JobStatus,
+    Notice,
+    ProviderState,
+    RemoteStatus,
+)
 
 DAY_S = 86_400
 """Days are UTC's, as in the bills of providers."""
@@ -24,8 +22,7 @@ LATELY_S = 86_400.0
 """How far back `Overview.ended` goes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveBatch:
+class LiveBatch(msgspec.Struct, frozen=True, kw_only=True):
     """What an overview needs of a batch that is not closed; the fields are `Batch`'s."""
 
     id: BatchId
@@ -51,8 +48,7 @@ class LiveBatch:
     """When its row came to be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
     """The sums over the closed batches of a job."""
 
     job: JobId
@@ -63,8 +59,7 @@ class Closed:
     """None if no price is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """A job that was delivered or rejected lately."""
 
     id: JobId
@@ -79,8 +74,7 @@ class Ended:
     ended_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
+class Spending(msgspec.Struct, frozen=True, kw_only=True):
     """What was bought of one provider, by the day on which it was submitted.
 
     A batch counts with its cost, or until that is known with its estimate. What was saved is known
@@ -95,8 +89,7 @@ class Spending:
     month_usd: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """All that is shown of a spool at one moment."""
 
     meta: dict[str, str]
@@ -115,8 +108,7 @@ class Overview:
     spending: list[Spending]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One line of history."""
 
     row: str

@@ -10,7 +10,6 @@ import os
 import re
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,10 +62,8 @@ _WORDS: dict[type, dict[str, type[Enum]]] = {
 _LIVE = "INDEXED BY jobs_live WHERE j.status NOT IN ('done', 'rejected')"
 
 _BATCHES = ", ".join(
-    "(SELECT min(at) FROM history WHERE row = b.id)"
-    if field.name == "added_at"
-    else f"b.{field.name}"
-    for field in fields(LiveBatch)
+    "(SELECT min(at) FROM history WHERE row = b.id)" if name == "added_at" else f"b.{name}"
+    for name in LiveBatch.__struct_fields__
 )
 
 _LIVE_BATCHES = f"""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -18,21 +20,20 @@ from promptspool.model import (
     ProviderState,
     ProviderStatus,
     RemoteStatus,
+    Row,
     Work,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
     from enum import Enum
 
-    from promptspool.model import Row
 
 AnyRow = TypeVar("AnyRow", Job, Batch, ProviderState, Notice)
-_Made = TypeVar("_Made")
+_Made = TypeVar("_Made", bound=msgspec.Struct)
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """Where the rows of a kind are kept; what is said of columns is in their order."""
 
     name: str
@@ -40,8 +41,6 @@ class Table:
     """Their names, as a list in SQL."""
     insert: str
     """The statement that adds a row unless it is there."""
-    update: str
-    """The statement that changes a row if it is as it was."""
     values: Callable[[Row], tuple[Any, ...]]
     made: Callable[[Sequence[Any]], Any]
     """Returns a row from its values."""
@@ -50,10 +49,9 @@ class Table:
 
 
 def _table(kind: type[Row], name: str, words: Mapping[str, type[Enum]]) -> Table:
-    names = names_of(kind)
+    names = kind.__struct_fields__
     columns = ", ".join(names)
     marks = ", ".join("?" for _ in names)
-    sets = ", ".join(f"{one} = ?" for one in names)
 
     return Table(
         name=name,
@@ -61,27 +59,18 @@ def _table(kind: type[Row], name: str, words: Mapping[str, type[Enum]]) -> Table
         # Not OR IGNORE, which would also pass over a row that fails a CHECK, and lose it.
         insert=f"INSERT INTO {name} ({columns}) VALUES ({marks}) "  # noqa: S608 - our own names
         "ON CONFLICT (id) DO NOTHING",
-        update=f"UPDATE {name} SET {sets} WHERE id = ? AND version = ?",  # noqa: S608 - as above
         values=attrgetter(*names),
         made=maker(kind, words),
         words=[names.index(one) for one in words],
     )
 
 
-def names_of(kind: type[Any]) -> Sequence[str]:
-    """Return the names of the fields of a struct or a dataclass, in order."""
-    if issubclass(kind, msgspec.Struct):
-        return kind.__struct_fields__
-
-    return [field.name for field in fields(kind)]
-
-
 def maker(kind: type[_Made], words: Mapping[str, type[Enum]]) -> Callable[[Sequence[Any]], _Made]:
-    """Return what makes a frozen *kind* of the values of its fields, in order.
+    """Return what makes a struct *kind* of the values of its fields, in order.
 
     *words* are the fields that are enumerations. It raises `ValueError` for a word that is none.
     """
-    names = names_of(kind)
+    names = kind.__struct_fields__
 
     def made(values: Sequence[Any]) -> _Made:
         named = dict(zip(names, values, strict=True))
@@ -118,14 +107,31 @@ def values_of(row: Row) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def by_kind(updated: Sequence[tuple[Row, Row]]) -> dict[type[Row], list[tuple[Row, Row]]]:
-    """Return the changes of each kind of row."""
-    kinds: dict[type[Row], list[tuple[Row, Row]]] = {}
+def update_of(before: Row, after: Row) -> tuple[str, tuple[Any, ...]]:
+    """Return the statement that changes a row if it is as it was, and its values.
 
-    for before, after in updated:
-        kinds.setdefault(type(before), []).append((before, after))
+    It names only what changes: SQLite keeps up the index of every column that is named. Most polls
+    change three columns of sixty.
+    """
+    table = TABLES[type(after)]
+    values = table.values(after)
+    others = map(is_not, table.values(before), values)  # a copy has what is not changed itself
+    places = tuple(compress(range(len(values)), others))
+    changed = [
+        values[place].value if place in table.words and values[place] is not None else values[place]
+        for place in places
+    ]
 
-    return kinds
+    return _statement(type(after), places), (*changed, before.id, before.version)
+
+
+@cache
+def _statement(kind: type[Row], places: Sequence[int]) -> str:
+    """Return what changes the columns at *places*; where there are none it changes nothing."""
+    names = kind.__struct_fields__
+    sets = ", ".join(f"{names[place]} = ?" for place in places) or "version = version"
+
+    return f"UPDATE {TABLES[kind].name} SET {sets} WHERE id = ? AND version = ?"  # noqa: S608 - ours
 
 
 def history(

@@ -6,21 +6,21 @@ Pure: the moment, the database's rows and the settings come in, figures go out. 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from promptspool.model import BatchStatus, Job, JobStatus, Work
-from promptspool.store.overview import Closed
+import msgspec
+
+from promptspool.model import BatchStatus, Job, JobStatus, ProviderState, Work
+from promptspool.store.overview import Closed, Ended, Spending
 from promptspool.tell.needs import Need, needs_of
 from promptspool.tell.phases import Phase, phase_of, phases_of, stopped_work, told
 from promptspool.tell.words import safe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from promptspool.model import Batch, JobId, ProviderState
+    from promptspool.model import Batch, JobId
     from promptspool.settings import Glance, Settings
-    from promptspool.store.overview import Ended, LiveBatch, Overview, Spending
+    from promptspool.store.overview import LiveBatch, Overview
 
 AGES_S = tuple(300.0 * 2**power for power in range(9))
 """The upper ends of the columns of `Report.shape`: 5 minutes and doubling to 1,280; one more column
@@ -30,8 +30,7 @@ _BEFORE_THE_END = frozenset({BatchStatus.CREATING, BatchStatus.UNCLEAR, BatchSta
 """What counts as enqueued at the provider."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonLine:
+class DaemonLine(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it runs."""
 
     is_up: bool
@@ -53,8 +52,7 @@ class DaemonLine:
         return "up" if self.ready_at is not None else "starting"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobLine:
+class JobLine(msgspec.Struct, frozen=True, kw_only=True):
     """One job in flight."""
 
     job: Job
@@ -76,8 +74,7 @@ class JobLine:
     """Of its closed batches; None if no price is known."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderLine:
+class ProviderLine(msgspec.Struct, frozen=True, kw_only=True):
     """One provider: what is paused, what it cost, and the limits."""
 
     state: ProviderState
@@ -91,8 +88,7 @@ class ProviderLine:
     max_enqueued: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All of it."""
 
     now: float

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from promptspool.settings import Glance, Settings
     from promptspool.tell.figures import Report
 
+_ASKED_FOR = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
+"""With these a person has rich take a pipe for a terminal."""
+
 PIPE_WIDTH = 1_000_000
 """Of a console that is no terminal, where no line is broken."""
 
@@ -61,6 +64,11 @@ def _looked(settings: Glance | Settings, now: float) -> Report:
     return report(overview, settings, now=now, is_up=is_up)
 
 
+def is_plain() -> bool:
+    """Tell whether standard output is no terminal, as `console_of` would find, but sooner."""
+    return not sys.stdout.isatty() and not _ASKED_FOR & os.environ.keys()
+
+
 def console_of() -> Console:
     """Return standard output: no colours in a pipe, and no line of it broken there."""
     from rich.console import Console  # noqa: PLC0415 - a tenth of a second
@@ -70,9 +78,12 @@ def console_of() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
-def place_of(console: Console, *, shows_all: bool) -> Place:
-    """Return how much room there is; one line is left for the prompt that follows."""
-    if not console.is_terminal:
+def place_of(console: Console | None, *, shows_all: bool) -> Place:
+    """Return how much room there is; one line is left for the prompt that follows.
+
+    *console* is None where `is_plain`.
+    """
+    if console is None or not console.is_terminal:
         return Place(width=None, height=None, shows_all=shows_all)
 
     is_ascii = not console.encoding.startswith("utf")
@@ -82,11 +93,14 @@ def place_of(console: Console, *, shows_all: bool) -> Place:
     )
 
 
-def put(console: Console, lines: Iterable[Text]) -> bool:
-    """Write *lines* as they are; False if nobody reads them any more, which is no failure."""
+def put(console: Console | None, lines: Iterable[Text]) -> bool:
+    """Write *lines* as they are; False if nobody reads them any more, which is no failure.
+
+    *console* is None where `is_plain`.
+    """
     try:
         for line in lines:
-            if console.is_terminal:
+            if console is not None and console.is_terminal:
                 console.print(line, soft_wrap=True)
             else:
                 sys.stdout.write(f"{line.plain.rstrip()}\n")

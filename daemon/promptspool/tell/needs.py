@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from promptspool.model import JobStatus, NoticeStatus, Work
+import msgspec
+
+from promptspool.model import JobId, JobStatus, NoticeStatus, Work
 from promptspool.tell.phases import SET_ASIDE, is_set_aside
 from promptspool.tell.words import file_name, many, moment, safe, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from promptspool.model import Job, JobId, ProviderState
+    from promptspool.model import Job, ProviderState
     from promptspool.store.overview import LiveBatch, Overview
 
 LONG_PAUSE_S = 900.0
@@ -32,8 +34,7 @@ _RETIRED = 6
 """The random characters at the end of a job's id, by which it can be called."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that does not go on by itself."""
 
     kind: str

@@ -42,6 +42,8 @@ class Phase(StrEnum):
     TIDYING = "tidying"
 
 
+_ORDER = tuple(Phase)
+
 WORDS: Mapping[Phase, tuple[str, str]] = {
     Phase.PLANNING: ("planning", "planning"),
     Phase.HELD: ("held", "held"),
@@ -175,9 +177,7 @@ def phases_of(job: Job, batches: Sequence[Phase]) -> Counter[Phase]:
     if job.status is JobStatus.HELD and not batches:
         return Counter([Phase.HELD])
 
-    order = list(Phase)
-
-    return Counter(sorted(batches, key=order.index))
+    return Counter(sorted(batches, key=_ORDER.index))
 
 
 def told(job: Job, phases: Counter[Phase], retried: int) -> str:

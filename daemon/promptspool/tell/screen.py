@@ -5,9 +5,9 @@ On a small screen what needs a person comes first, then jobs, then the table of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.text import Text
 
 from promptspool.model import JobStatus, ProviderStatus, Work
@@ -46,8 +46,7 @@ _STYLES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where lines are shown."""
 
     width: int | None
