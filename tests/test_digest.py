@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
+from filled import batch as batch_of
+from filled import job as job_of
+from promptspool.context import Context
 from promptspool.digest import Hasher, digest_of, earlier_digest_of
+from promptspool.enquiry import found
+from promptspool.errors import Bug
+from promptspool.model import RemoteBatch, RemoteStatus
+from promptspool.outcomes import Created
+from promptspool.pricing import Prices
+from promptspool.provider.base import EARLIER_DIGEST_KEY
+from promptspool.settings import Settings
+from promptspool.spool import Spool
+from promptspool.store import opened
 from promptspool.wire import PlannedBatch
-from world import simulated
+from world import FakeClock, simulated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +99,36 @@ async def test_content_of_an_earlier_version_is_known_again(
             assert world.rejection("b.jsonl") is not None
         else:
             world.assert_conserved("b.jsonl", ["a", "b"])
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+async def test_a_batch_of_an_earlier_version_is_adopted(tmp_path: Path, *, is_same: bool) -> None:
+    """What a version before has created of the same bytes is ours, other bytes are a fault."""
+    spool = Spool(tmp_path)
+    spool.make()
+    settings = Settings.model_validate({"spool": {"path": tmp_path}})
+    planned = batch_of(job_of(1))
+    path = spool.requests_file(planned.job, planned.id)
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    batch = replace(planned, digest=digest_of(path))
+    noted = hashlib.sha256(CONTENT if is_same else CONTENT + b"x").hexdigest()
+    remote = RemoteBatch(
+        id="batch_1",
+        status=RemoteStatus.IN_PROGRESS,
+        raw_status="in_progress",
+        metadata={EARLIER_DIGEST_KEY: noted},
+        input_file="file_1",
+    )
+
+    async with opened(spool.database) as store:
+        context = Context(
+            settings=settings, prices=Prices({}), spool=spool, spool_id="s", store=store,
+            clock=FakeClock(), accounts={}, taken=set(),
+        )  # fmt: skip
+
+        if is_same:
+            assert await found(context, batch, remote) == Created(remote=remote, found=True)
+        else:
+            with pytest.raises(Bug):
+                await found(context, batch, remote)

@@ -218,3 +218,11 @@ async def test_what_is_small_goes_past_what_is_not(tmp_path: Path) -> None:
             await bench.dispatcher._start(tasks, JobStatus.CLAIMED, stage, None)  # noqa: SLF001
 
         assert ran == [small[0].id, small[1].id]
+
+
+async def test_a_lane_made_narrower_lets_nothing_more_through(tmp_path: Path) -> None:
+    """While more calls run than a new configuration allows, no creation is intended."""
+    async with bench_at(tmp_path, lanes={Lane.CONTROL: 4}) as bench:
+        bench.dispatcher._running[Lane.CONTROL, "openai"] = 16  # noqa: SLF001
+
+        assert bench.dispatcher._creations("openai") == 0  # noqa: SLF001

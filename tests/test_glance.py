@@ -13,9 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from commands import LIMIT_S, environ, ran
-from promptspool.app import Daemon
+from promptspool.app import Daemon, leave_glance
 from promptspool.errors import ConfigError
-from promptspool.settings import Glance, glance, leave_glance, load
+from promptspool.settings import Glance, glance, load
 from promptspool.settings.proof import KEPT
 from world import FakeClock
 
@@ -186,7 +186,7 @@ def test_nothing_secret_is_left(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_left_alone(tmp_path: Path) -> None:
     """A daemon that cannot leave anything runs; who looks then reads all, and says the same."""
     path = written(tmp_path)
-    (tmp_path / "prompts" / "state" / f".{KEPT}.part").mkdir()
+    (tmp_path / "prompts" / "state" / f"{KEPT}.part").mkdir()
     left(path, {})
 
     assert not isinstance(glance(path, environ={}), Glance)

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import threading
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,12 +36,12 @@ from promptspool.monitor import Monitor
 from promptspool.pricing import Prices
 from promptspool.provider import connect
 from promptspool.reload import Reloader, apply, close_idle, lanes_of, rules_of
-from promptspool.settings import leave_glance
-from promptspool.spool import Spool
+from promptspool.settings import KEPT, proof_of
+from promptspool.spool import Spool, write_durably
 from promptspool.store import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from promptspool.clock import Clock
@@ -243,6 +243,18 @@ class Daemon:
         if self.dispatcher is not None:
             self.dispatcher.is_reload_wanted = True
             self.dispatcher.bell.ring()
+
+
+def leave_glance(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Leave beside the database what commands that only look rely on; blocks.
+
+    Never mind where that cannot be: it is looked for in vain then, as what was not loaded from a
+    file is.
+    """
+    state = settings.spool.state or settings.spool.path / "state"
+
+    with suppress(OSError, ValueError):  # ValueError: a path that is no UTF-8
+        write_durably(state / KEPT, proof_of(settings, environ))
 
 
 def models_of(settings: Settings) -> list[tuple[str, str]]:

@@ -25,15 +25,20 @@ _BLOCK_BYTES = 1 << 20
 """Large enough that hashing lets go of the interpreter, small enough for the processor's cache."""
 
 
+def is_new(digest: str) -> bool:
+    """Tell whether a digest is of this version, and none that an earlier one has noted."""
+    return digest.startswith(_PREFIX)
+
+
 class Hasher:
     """Hashes what it is given, piece by piece; pieces of more than a few kB without the GIL."""
 
     def __init__(self, *, like: str | None = None) -> None:
         """Begin with nothing; *like* is a digest to compare with, None for a new one."""
-        is_new = like is None or like.startswith(_PREFIX)
+        is_ours = like is None or is_new(like)
 
-        self._prefix = _PREFIX if is_new else ""
-        self._hash: Blake3 | hashlib._Hash = blake3() if is_new else hashlib.sha256()
+        self._prefix = _PREFIX if is_ours else ""
+        self._hash: Blake3 | hashlib._Hash = blake3() if is_ours else hashlib.sha256()
 
     def update(self, data: bytes) -> None:
         """Go on with *data*."""

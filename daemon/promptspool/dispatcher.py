@@ -372,7 +372,8 @@ class Dispatcher:
         """
         state = self.providers.get(provider or "")
         is_probing = state is not None and state.pauses > 0
-        room = self.lanes[Lane.CONTROL] - self._running[Lane.CONTROL, provider]
+        # Fewer than none may be free: the lane may have been made narrower while it was full.
+        room = max(self.lanes[Lane.CONTROL] - self._running[Lane.CONTROL, provider], 0)
 
         return min(room, 1) if is_probing else room
 
@@ -527,6 +528,10 @@ class Dispatcher:
         try:
             while (jobs := await anyio.to_thread.run_sync(next, slices, None)) is not None:
                 await self._welcome(jobs)
+
+                if self.is_stopping or self.halted_at is not None:
+                    self.inbox.next_look_at = self.context.clock.monotonic()
+                    break
         except OSError as error:
             self.inbox.next_look_at = self.context.clock.monotonic() + INBOX_RETRY_S
             self._lost_inbox.note(str(error), self.context.clock.monotonic())
@@ -653,9 +658,10 @@ class Dispatcher:
 
         written = [arrival for arrival in arrivals if arrival.is_written]
 
-        for arrival in written:
-            self._tell(arrival.stage.name, arrival.moved, arrival.followed, now)
-            await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope(shield=True):  # what was written is told, whatever ends meanwhile
+            for arrival in written:
+                self._tell(arrival.stage.name, arrival.moved, arrival.followed, now)
+                await anyio.lowlevel.checkpoint()
 
         states = self._judged([pair for arrival in written for pair in arrival.pairs], now)
 

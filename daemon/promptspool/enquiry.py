@@ -9,10 +9,12 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import anyio.to_thread
 import structlog
 from msgspec.structs import replace
 
 from promptspool import collect
+from promptspool.digest import earlier_digest_of, is_new
 from promptspool.errors import (
     Blocked,
     Bug,
@@ -195,17 +197,28 @@ def stranger(account: Account, batch: Batch) -> ProviderError:
     return ProviderError(message, code=OTHER_ACCOUNT)
 
 
-def found(batch: Batch, remote: RemoteBatch) -> Outcome:
+async def found(context: Context, batch: Batch, remote: RemoteBatch) -> Outcome:
     """Adopt a batch of ours; one that holds other bytes is a fault to show, never to repeat.
 
-    Raises `Bug` for such a one.
+    Raises `Bug` for such a one. What an earlier version has created, and a spool put back from
+    before that plans anew, has another digest of the same bytes.
     """
     noted = remote.metadata.get(DIGEST_KEY) or remote.metadata.get(EARLIER_DIGEST_KEY)
 
-    if noted != batch.digest:
+    if noted != batch.digest and not await _is_of_earlier_version(context, batch, noted):
         raise Bug(f"{remote.id} at the provider is {batch.id} but holds other requests")
 
     return Created(remote=remote, found=True)
+
+
+async def _is_of_earlier_version(context: Context, batch: Batch, noted: str | None) -> bool:
+    """Tell whether *noted* is what an earlier version would have noted of the batch's requests."""
+    if noted is None or is_new(noted) or not is_new(batch.digest):
+        return False
+
+    path = context.spool.requests_file(batch.job, batch.id)
+
+    return await anyio.to_thread.run_sync(earlier_digest_of, path) == noted
 
 
 async def nameless(

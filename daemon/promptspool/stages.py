@@ -318,7 +318,7 @@ async def upload(context: Context, batch: Batch) -> Outcome:
     known = account.batches.get(batch.id)
 
     if known is not None:
-        return enquiry.found(batch, known)
+        return await enquiry.found(context, batch, known)
 
     if _is_settled(context, batch):
         return Turned(faults="[]")
@@ -392,7 +392,7 @@ async def create(context: Context, batch: Batch) -> Outcome:
     known = account.batches.get(batch.id)
 
     if known is not None:
-        return enquiry.found(batch, known)
+        return await enquiry.found(context, batch, known)
 
     if _is_settled(context, batch):
         return Turned(faults="[]")
@@ -464,12 +464,12 @@ async def look_up(context: Context, batches: Sequence[Batch]) -> list[Outcome | 
         known |= await enquiry.nameless(context, missing, read.batches)
 
     return [
-        _looked_up(context, batch, known.get(batch.id), inputs, is_whole=is_whole)
+        await _looked_up(context, batch, known.get(batch.id), inputs, is_whole=is_whole)
         for batch in batches
     ]
 
 
-def _looked_up(
+async def _looked_up(
     context: Context,
     batch: Batch,
     remote: RemoteBatch | None,
@@ -481,7 +481,7 @@ def _looked_up(
         account = context.account(batch.provider, batch.base_url)
 
         if remote is not None:
-            return enquiry.found(batch, remote)
+            return await enquiry.found(context, batch, remote)
 
         if context.clock.now() < batch.give_up_at:  # nothing is bought after that
             enquiry.check_absence(account, batch, inputs[batch.id], is_whole=is_whole)

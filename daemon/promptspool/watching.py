@@ -62,7 +62,8 @@ async def watch(
 ) -> None:
     """Tell which of *roots* something has changed in, or below, until *stop* is set.
 
-    It ends, too, when one of them is moved or removed: then call it anew. Raises `OSError`.
+    Begins by telling of all of them. It ends, too, when one of them is moved or removed, or when
+    too much happens at once: then call it anew. Raises `OSError`.
     """
     if not has_inotify:
         await _watch_elsewhere(roots, tell, stop)
@@ -72,6 +73,8 @@ async def watch(
     with _opened() as watches:
         for root in roots:
             await anyio.to_thread.run_sync(watches.add_root, root)
+
+        tell(set(roots))  # what was put there before, while nobody watched
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_at, stop, tasks.cancel_scope)
@@ -155,7 +158,9 @@ class _Watches:
 
         for number, mask, name in _events(block):
             if mask & _OVERFLOW:
+                # Of folders, new ones or the roots themselves, nothing is known any more.
                 changed |= {root for _, root in self._folders.values()}
+                self.is_lost = True
             elif number in self._folders:
                 changed.add(self._take(number, mask, name))
 

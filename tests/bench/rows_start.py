@@ -22,7 +22,9 @@ from bench.filling import PROVIDER, Filling, cached, configure
 from bench.harness import Case, Measured, Trial
 from bench.running import environ
 from bench.watched import Watched
+from promptspool.app import leave_glance
 from promptspool.model import BatchStatus, JobId, JobStatus
+from promptspool.settings import load
 from promptspool.spool import Spool
 from promptspool.stages import STAGES
 from promptspool.store import opened
@@ -305,14 +307,25 @@ def import_alone(context: Context) -> Sequence[Measured]:
 
 
 def status(context: Context) -> Sequence[Measured]:
-    """Run `promptspool status`, into a pipe, on a spool that this process holds like a daemon."""
+    """Run `promptspool status`, into a pipe, on a spool that this process holds like a daemon.
+
+    A daemon ran on it before, and has left there what it leaves for commands that only look.
+    """
     filling = Filling(
         live=context.size(1_000, 20), finished=context.size(10_000, 100), copies=context.size(10, 1)
     )
     root = cached(context.data, filling)
 
+    _leave_glance(root)
+
     with Spool(root / "spool").opened():
         return [_measured(context, [*COMMAND, "status", "--config", f"{root}/promptspool.toml"])]
+
+
+def _leave_glance(root: Path) -> None:
+    """Leave what a daemon leaves at its start; a daemon would also change the rows."""
+    variables = environ()
+    leave_glance(load(root / "promptspool.toml", environ=variables), variables)
 
 
 def _measured(context: Context, command: Sequence[str]) -> Measured:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -259,14 +259,18 @@ class _Clients:
         """Close what a busy hour has left: clients that were not used for a while, but one."""
         while len(self._idle) > 1 and anyio.current_time() - self._idle[0][0] > IDLE_S:
             _, client = self._idle.pop(0)
+
+            # The answer that came before this is not to be lost by it.
+            with anyio.CancelScope(shield=True), suppress(Exception):
+                await client.aclose()
+
             self._clients.discard(client)
-            await client.aclose()
 
     async def close(self) -> None:
         """Close all of them."""
         self.is_closed = True
 
-        for client in self._clients:
+        for client in list(self._clients):
             await client.aclose()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from promptspool.settings.keys import api_key, found_key
     from promptspool.settings.loading import example_config, load, traced
     from promptspool.settings.profiles import profile_for
-    from promptspool.settings.proof import Glance, glance, leave_glance
+    from promptspool.settings.proof import KEPT, Glance, glance, proof_of
     from promptspool.settings.reading import Look, look
     from promptspool.settings.sections import (
         IntakeSettings,
@@ -52,7 +52,7 @@ else:
             "keys": ("api_key", "found_key"),
             "loading": ("example_config", "load", "traced"),
             "profiles": ("profile_for",),
-            "proof": ("Glance", "glance", "leave_glance"),
+            "proof": ("KEPT", "Glance", "glance", "proof_of"),
             "reading": ("Look", "look"),
             "sections": (
                 "IntakeSettings",
@@ -77,6 +77,7 @@ else:
 
 __all__ = [
     "FILE_NAME",
+    "KEPT",
     "Duration",
     "Effective",
     "Glance",
@@ -103,10 +104,10 @@ __all__ = [
     "found_key",
     "glance",
     "is_loopback",
-    "leave_glance",
     "load",
     "look",
     "profile_for",
+    "proof_of",
     "remarks",
     "toml_key",
     "traced",

@@ -14,7 +14,6 @@ import hashlib
 import os
 import sys
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,18 +80,12 @@ def glance(
     return load(config, spool=spool, environ=environ)
 
 
-def leave_glance(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Leave beside the database what `glance` is to rely on; never mind where that cannot be.
+def proof_of(settings: Settings, environ: Mapping[str, str]) -> bytes:
+    """Return what is to be left as `KEPT` beside the database for `glance` to rely on.
 
-    *settings* were loaded with *environ*. What cannot be written is looked for in vain, as what was
-    not loaded from a file is.
+    *settings* were loaded with *environ*. Raises `ValueError` for a path that is no UTF-8.
     """
-    state = settings.spool.state or settings.spool.path / "state"
-    part = state / f".{KEPT}.part"
-
-    with suppress(OSError, ValueError):  # ValueError: a path that is no UTF-8
-        part.write_bytes(msgspec.json.encode(_kept_of(settings, environ), enc_hook=str))
-        part.replace(state / KEPT)
+    return msgspec.json.encode(_kept_of(settings, environ), enc_hook=str)
 
 
 def _kept_of(settings: Settings, environ: Mapping[str, str]) -> _Kept:
