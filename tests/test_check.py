@@ -129,7 +129,7 @@ def test_a_cost_is_told_for_what_it_is(folder: Path, model: str, told_price: str
     found = checked(configured, folder / "a.jsonl", profile=None)
     said = "\n".join(told(found))
 
-    assert re.search(rf"\n  {model}: about 8,000 tokens in and 15,000 out; {told_price}\n", said)
+    assert re.search(rf"\n  {model}: about 8,333 tokens in and 15,000 out; {told_price}\n", said)
     assert "an estimate: 3 bytes a token, 30 tokens an answer that is not limited" in said
     assert "too small" not in said
 

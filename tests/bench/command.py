@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say=_say,
         )
         skipped = run_trials(
-            wanted(trials(), options.rows),
+            wanted(trials(), options.rows, is_large=options.large),
             context,
             runs=1 if options.small else options.runs,
             clear=lambda: _empty(context.scratch),
@@ -99,8 +99,10 @@ def trials() -> list[Trial]:
     return [trial for name in there for trial in importlib.import_module(name).TRIALS]
 
 
-def wanted(found: Sequence[Trial], rows: Sequence[int]) -> list[Trial]:
+def wanted(found: Sequence[Trial], rows: Sequence[int], *, is_large: bool = False) -> list[Trial]:
     """Return the trials of *rows*, all if there are none, with those that they sum up."""
+    found = [trial for trial in found if is_large or not trial.is_large]
+
     if not rows:
         return list(found)
 
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "rows", nargs="*", type=int, help="numbers of rows, 0 for growth and peers; all without"
     )
     parser.add_argument("--runs", type=int, default=5, help="of each trial (5)")
+    parser.add_argument("--large", action="store_true", help="ten times the rows, too (row 5)")
     parser.add_argument("--small", action="store_true", help="once, with small sizes: seconds")
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes (1)")
     parser.add_argument("--data", type=Path, default=DATA, help=f"where inputs are kept ({DATA})")

@@ -183,6 +183,8 @@ class Trial:
     runs: int | None = None
     """How often; None for what the command line says."""
     in_small: bool = True
+    is_large: bool = False
+    """It takes many minutes and much disk, and is left out unless it is asked for."""
     """Part of the small benchmark."""
     needs: tuple[int, ...] = ()
     """The rows whose results it sums up; it runs behind all others."""

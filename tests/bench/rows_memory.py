@@ -126,6 +126,7 @@ TRIALS = (
         run=_ten_times,
         runs=1,
         in_small=False,
+        is_large=True,
         cases=(_megabytes("ten times the rows of 1, 3 and 4, the whole way", 120),),
     ),
     *(
@@ -133,6 +134,7 @@ TRIALS = (
             run=_ten_times_table(kind),
             runs=1,
             in_small=False,
+            is_large=True,
             cases=(_megabytes(f"ten times the rows of 2, {kind}", 200),),
         )
         for kind in ("csv", "parquet")
