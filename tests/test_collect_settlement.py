@@ -373,6 +373,19 @@ def test_a_changed_request_file_is_a_bug(desk: Desk) -> None:
         desk.settle(replace(batch, requests=2))
 
 
+def test_a_line_changed_in_place_is_never_asked_again(desk: Desk) -> None:
+    """What is left of a batch is sent only as it was planned, also where its size is the same."""
+    batch = desk.plan(4)
+    desk.answer(batch, ok(0))
+    requests = desk.folder / f"{FIRST}.requests.jsonl"
+    requests.write_bytes(requests.read_bytes().replace(b'"prompt":"2"', b'"prompt":"7"'))
+
+    with pytest.raises(Bug, match="its request file was changed since it was planned"):
+        desk.settle(batch)
+
+    assert not (desk.folder / f"{FIRST}.settled.json").exists()
+
+
 def test_a_row_without_an_end_is_a_bug(desk: Desk) -> None:
     """Nothing is delivered while a row has neither an answer nor an error."""
     batch = desk.plan(2)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from promptspool.claims import Claims
 from promptspool.clock import Bell
 from promptspool.context import Context
-from promptspool.dispatcher import Dispatcher
+from promptspool.dispatcher import Dispatcher, _Arrival
 from promptspool.inbox import Inbox
 from promptspool.model import Batch, BatchId, BatchStatus, Job, JobId, JobStatus
 from promptspool.outcomes import Settled, Unusable
@@ -178,6 +178,19 @@ async def test_a_refused_outcome_keeps_back_no_other(tmp_path: Path) -> None:
         assert after[jobs[2].id] == changed
         assert bench.dispatcher.held == {jobs[2].id}
         assert {after[job.id].status for job in jobs if job is not jobs[2]} == {JobStatus.UNUSABLE}
+
+
+async def test_what_was_decided_before_a_stop_is_decided_anew(tmp_path: Path) -> None:
+    """An outcome that another run had taken along, and was cut off with, is decided on once."""
+    async with bench_at(tmp_path) as bench:
+        jobs = [job_of(number) for number in range(2)]
+        await bench.store.write(Change(added=jobs, at=START))
+        arrival = _Arrival(stage=UNUSABLE, pairs=[(job, Unusable(reason="blank")) for job in jobs])
+        await bench.dispatcher._decide(arrival, START)  # noqa: SLF001
+        await bench.dispatcher._decide(arrival, START)  # noqa: SLF001
+
+        assert [row for row, _, _ in arrival.moved] == jobs
+        assert [row for row, _ in arrival.updated] == jobs
 
 
 async def test_the_last_batches_of_a_job_may_close_at_once(tmp_path: Path) -> None:

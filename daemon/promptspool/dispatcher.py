@@ -671,8 +671,11 @@ class Dispatcher:
     async def _decide(self, arrival: _Arrival, now: float) -> None:
         """Find out what becomes of the rows of a run, and of those that follow them.
 
-        Thousands are decided on in slices, or the loop would stand still.
+        Thousands are decided on in slices, or the loop would stand still. It begins anew where
+        whoever took this along was cut off.
         """
+        arrival.moved, arrival.added = [], []
+
         for start in range(0, len(arrival.pairs), A_SLICE):
             for given, outcome in arrival.pairs[start : start + A_SLICE]:
                 row = self._current(given)

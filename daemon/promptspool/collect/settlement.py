@@ -28,7 +28,7 @@ from promptspool.collect.ruling import (
     refused,
 )
 from promptspool.collect.standing import Standing
-from promptspool.digest import Hasher
+from promptspool.digest import Hasher, digest_of
 from promptspool.errors import Bug
 from promptspool.model import BatchId, successor_id
 from promptspool.outcomes import Doubtful
@@ -196,13 +196,23 @@ def _copied(folder: Path, batch: Batch, name: BatchId, heir: Heir) -> PlannedBat
 def _divided(
     folder: Path, batch: Batch, ruling: Ruling, names: Mapping[int, BatchId]
 ) -> list[PlannedBatch]:
-    """Write each successor's share of the request lines, in their order."""
+    """Write each successor's share of the request lines, in their order.
+
+    Raises `Bug` for lines that are not those that were planned: nobody looks at them again before
+    they are sent, and a successor has a digest of its own.
+    """
+    path = folder / f"{batch.id}.requests.jsonl"
+
+    if digest_of(path, like=batch.digest) != batch.digest:
+        message = f"{batch.id}: its request file was changed since it was planned"
+        raise Bug(message)
+
     with ExitStack() as stack:
         files = {
             number: _RequestFile(folder / f"{name}.requests.jsonl", stack)
             for number, name in names.items()
         }
-        requests = stack.enter_context((folder / f"{batch.id}.requests.jsonl").open("rb"))
+        requests = stack.enter_context(path.open("rb"))
 
         for place, line in zip(ruling.places, requests, strict=True):
             if place in files:
