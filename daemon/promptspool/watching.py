@@ -62,8 +62,9 @@ async def watch(
 ) -> None:
     """Tell which of *roots* something has changed in, or below, until *stop* is set.
 
-    Begins by telling of all of them. It ends, too, when one of them is moved or removed, or when
-    too much happens at once: then call it anew. Raises `OSError`.
+    By inotify it begins by telling of all of them: what came before was seen by nobody. It ends,
+    too, when one of them is moved or removed, or when too much happens at once: then call it anew.
+    Raises `OSError`.
     """
     if not has_inotify:
         await _watch_elsewhere(roots, tell, stop)
@@ -116,7 +117,7 @@ class _Watches:
         self.new: list[tuple[bytes, Path]] = []
         """Folders to be watched, each with the root that it is below."""
         self.is_lost = False
-        """One of the roots is not where it was."""
+        """One of the roots is not where it was, or nobody knows what is below them."""
         self._folders: dict[int, tuple[bytes, Path]] = {}
         self._roots: set[int] = set()
 
