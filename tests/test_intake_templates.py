@@ -106,6 +106,17 @@ def test_other_templates_are_for_jinja(source: str) -> None:
     assert RowTemplate(source, key="prompt").column({"review": [b'"a"'], "n": [b"1"]}, 1) is None
 
 
+@pytest.mark.parametrize("name", ["range", "dict", "namespace", "loop", "cycler"])
+def test_a_column_goes_before_what_jinja_means_by_its_name(name: str) -> None:
+    """A column called `range` is that column, also where the template is filled row by row."""
+    plain = RowTemplate(f"{{{{ {name} }}}}", key="prompt")
+    computed = RowTemplate(f"{{{{ {name} | upper }}}}", key="prompt")
+
+    assert plain.render({name: b'"a"'}) == "a"
+    assert plain.column({name: [b'"a"']}, 1) == [b'"a"']
+    assert computed.render({name: b'"a"', "n": b"1"}) == "A"
+
+
 def test_what_jinja_complains_of_is_left_to_it() -> None:
     """A column that is not there, and a value that no text can be made of, are faults of rows."""
     template = RowTemplate("{{ review }}", key="prompt")

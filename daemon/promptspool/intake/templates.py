@@ -12,7 +12,6 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
-import jinja2.meta
 import msgspec
 from jinja2 import nodes
 
@@ -67,8 +66,8 @@ class RowTemplate:
 
         try:
             tree = environment.parse(source)
-            names = jinja2.meta.find_undeclared_variables(tree)
             self._parts = _parts(tree)
+            self._names = _names(tree, self._parts)
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             reason = f"the profile's {key} is no template: {error.message} (line {error.lineno})"
@@ -76,9 +75,6 @@ class RowTemplate:
         except (*_ROW_ERRORS, SyntaxError) as error:
             reason = f"the profile's {key} is no template that can be used: {error}"
             raise BadInput(reason, code="bad_profile") from error
-
-        # Decoding the columns that no one looks at would take longer than all the rest.
-        self._names = None if "row" in names else frozenset(names)
 
     def render(self, columns: Columns) -> str:
         """Return the template's text for one row; raises `BadInput` if it has none."""
@@ -120,11 +116,12 @@ class RowTemplate:
             return None
 
     def _values(self, columns: Columns) -> dict[str, Any]:
-        if self._names is not None:
-            used = self._names
-            return {name: msgspec.json.decode(raw) for name, raw in columns.items() if name in used}
-
-        values = {name: msgspec.json.decode(raw) for name, raw in columns.items()}
+        names = self._names
+        values = {
+            name: msgspec.json.decode(raw)
+            for name, raw in columns.items()
+            if names is None or name in names
+        }
 
         return {"row": values, **values}
 
@@ -157,6 +154,20 @@ def _parts(tree: nodes.Template) -> list[_Part] | None:
                 return None
 
     return [*parts, _Part(None, b'"')]
+
+
+def _names(tree: nodes.Template, parts: list[_Part] | None) -> frozenset[str] | None:
+    """Return the columns that a template looks at; None if that may be any.
+
+    Decoding the others would take longer than all the rest. Names that Jinja2 gives a meaning, as
+    `range`, are among them: a column of that name goes first.
+    """
+    names = frozenset(node.name for node in tree.find_all(nodes.Name))
+
+    if parts is not None:
+        return names.union(part.name for part in parts if part.name is not None)
+
+    return None if "row" in names else names
 
 
 def _outputs(tree: nodes.Template) -> Iterator[nodes.Node]:
