@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -26,10 +27,12 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 WIDTH = 80
 
-ARGUMENTS = st.text(st.characters(exclude_characters="\0"), max_size=9) | st.sampled_from(
-    ["/", ".", "/no/such/file", "3", "-1", "2.5", "true"]
+ARGUMENTS = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9),
+    st.binary(max_size=9).map(lambda raw: os.fsdecode(raw.replace(b"\0", b""))),
+    st.sampled_from(["/", ".", "/no/such/file", "3", "-1", "2.5", "true"]),
 )
-"""What may stand behind an option: no argument of a program holds a NUL."""
+"""What may stand behind an option: any bytes but a NUL, as Python reads them."""
 
 
 @pytest.fixture
