@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from promptspool.claims import Claims
 from promptspool.clock import Bell
 from promptspool.context import Context
-from promptspool.dispatcher import Dispatcher, _Arrival
+from promptspool.dispatcher import INBOX, Dispatcher, _Arrival
 from promptspool.inbox import Inbox
 from promptspool.model import Batch, BatchId, BatchStatus, Job, JobId, JobStatus
 from promptspool.outcomes import Settled, Unusable
@@ -210,27 +210,44 @@ async def test_the_last_batches_of_a_job_may_close_at_once(tmp_path: Path) -> No
         assert [after[job.id].version for job in jobs] == [1, 1, 1, 1]
 
 
-async def test_what_is_small_goes_past_what_is_not(tmp_path: Path) -> None:
-    """While the disk lane is full of large files, a small one behind hundreds of them is begun."""
+async def test_what_is_small_goes_past_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the disk lane is full of large files, a small one behind hundreds is begun."""
     ran: list[str] = []
+    ended = anyio.Event()
 
     async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
         ran.extend(row.id for row in rows)
+        await ended.wait()
 
         return [None for _ in rows]
 
     stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
+    monkeypatch.setitem(STAGES, JobStatus.CLAIMED, stage)
 
-    async with bench_at(tmp_path, lanes={Lane.DISK: 0, Lane.SMALL: 2}) as bench:
+    async with bench_at(tmp_path, lanes={Lane.DISK: 1, Lane.SMALL: 2}) as bench:
+        dispatcher = bench.dispatcher
+        dispatcher.in_progress.add(INBOX)
         large = [job_of(number, size_bytes=SMALL_BYTES + 1) for number in range(150)]
         heavy = [job_of(number, name=b"%d.parquet" % number) for number in range(150, 160)]
         small = [job_of(number) for number in range(160, 165)]
         await bench.store.write(Change(added=[*large, *heavy, *small], at=START))
 
         async with anyio.create_task_group() as tasks:
-            await bench.dispatcher._start(tasks, JobStatus.CLAIMED, stage, None)  # noqa: SLF001
+            await dispatcher._start_due(tasks)  # noqa: SLF001
+            await anyio.lowlevel.checkpoint()
+            assert ran == [large[0].id]
+            assert dispatcher.bell.is_rung()
+            dispatcher.bell.clear()
 
-        assert ran == [small[0].id, small[1].id]
+            for _ in range(2):
+                await dispatcher._start_due(tasks)  # noqa: SLF001
+                await anyio.lowlevel.checkpoint()
+                assert ran == [large[0].id, small[0].id, small[1].id]
+                assert not dispatcher.bell.is_rung()
+
+            ended.set()
 
 
 async def test_a_lane_made_narrower_lets_nothing_more_through(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiosqlite
 import anyio
 import httpx
 import pytest
@@ -36,7 +35,7 @@ from promptspool.errors import SpoolError, StoreError
 from promptspool.model import Job, JobId
 from promptspool.simulator import Fault, SimulatorSettings
 from promptspool.spool import Spool
-from promptspool.store import opening
+from promptspool.store import connection, opening
 from world import KEY, FakeClock, simulated
 
 if TYPE_CHECKING:
@@ -418,27 +417,31 @@ async def test_a_locked_database_is_waited_for(
     """While another program holds the database nothing is done, and that is said once."""
     monkeypatch.setattr(opening, "BUSY_MS", 20)
 
-    real = aiosqlite.Connection.execute
+    real = connection.begin
     other: list[sqlite3.Connection] = []
     tries: list[str] = []
 
-    def execute(self: aiosqlite.Connection, sql: str, *arguments: Any) -> Any:
-        if other and sql == "BEGIN IMMEDIATE":
-            tries.append(sql)
+    def begin(there: sqlite3.Connection) -> None:
+        if other:
+            tries.append("begin")
 
         if len(tries) == 5:
             other[0].close()
 
-        return real(self, sql, *arguments)
+        real(there)
 
-    monkeypatch.setattr(aiosqlite.Connection, "execute", execute)
+    monkeypatch.setattr(connection, "begin", begin)
 
     async with simulated(tmp_path) as world:
         world.drop("a.jsonl", rows(3))
 
         def lock(_call: object) -> bool:
             if not other:
-                other.append(sqlite3.connect(world.spool.database, isolation_level=None))
+                other.append(
+                    sqlite3.connect(
+                        world.spool.database, isolation_level=None, check_same_thread=False
+                    )
+                )
                 other[0].execute("BEGIN IMMEDIATE")
 
             return False

@@ -567,7 +567,11 @@ async def test_the_schema_has_a_column_for_every_field(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMA),)
 
 
-STATUSES: list[Status] = [BatchStatus.CREATED, BatchStatus.PLANNED, JobStatus.CLAIMED]
+WANTED: dict[tuple[Status, str | None], int] = {
+    (BatchStatus.CREATED, "openai"): 9,
+    (BatchStatus.PLANNED, "openai"): 9,
+    (JobStatus.CLAIMED, None): 9,
+}
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "batches": lambda store: store.due(BatchStatus.CREATED, "openai", now=NOW, limit=9),
@@ -575,7 +579,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "delivery": lambda store: store.due(JobStatus.SETTLED, None, now=NOW, limit=9),
     "jobs": lambda store: store.due(JobStatus.CLAIMED, None, now=NOW, limit=9),
     "next": lambda store: store.next_due_at(NOW),
-    "look": lambda store: store.look(STATUSES, ["openai"], now=NOW),
+    "look": lambda store: store.look(WANTED, now=NOW),
     "closing": lambda store: store.live_batches(JOB.id),
     "finished": lambda store: store.finished(NOW, 9),
     "interrupted": lambda store: store.interrupted(),
@@ -718,25 +722,26 @@ async def test_the_oldest_go_first(store: Store) -> None:
 
 
 async def test_one_look_is_what_is_due_and_what_will_be(store: Store) -> None:
-    """A look tells the statuses that have due rows, by provider, and the next moment after now."""
-    await add(
-        store,
-        STATE,
-        replace(JOB, status=JobStatus.CLAIMED, due_at=NOW),
+    """A look is what is due of each status, up to its limit, and the next moment after now."""
+    job = replace(JOB, status=JobStatus.CLAIMED, due_at=NOW)
+    batches = [
         batch_of(1, BatchStatus.CREATED, NOW - 1),
         batch_of(2, BatchStatus.PLANNED, NOW + 3),
         replace(batch_of(3, BatchStatus.PLANNED, NOW), provider="other"),
-    )
+        replace(batch_of(4, BatchStatus.PLANNED, NOW - 1), provider="other"),
+    ]
+    await add(store, STATE, job, *batches)
+    wanted = WANTED | {(BatchStatus.PLANNED, "other"): 1}
 
-    assert await store.look(STATUSES, ["openai", "other"], now=NOW) == (
+    assert await store.look(wanted, now=NOW) == (
         {
-            (JobStatus.CLAIMED, None),
-            (BatchStatus.CREATED, "openai"),
-            (BatchStatus.PLANNED, "other"),
+            (JobStatus.CLAIMED, None): [job],
+            (BatchStatus.CREATED, "openai"): [batches[0]],
+            (BatchStatus.PLANNED, "other"): [batches[3]],
         },
         NOW + 3,
     )
-    assert await store.look((), (), now=NOW + 99) == (set(), None)
+    assert await store.look({}, now=NOW + 99) == ({}, None)
 
 
 async def test_the_highest_priority_is_begun_first(tmp_path: Path) -> None:

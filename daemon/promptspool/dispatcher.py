@@ -268,27 +268,61 @@ class Dispatcher:
                 self.inbox.has_looked = True
                 self.inbox.next_look_at = monotonic + self.context.settings.spool.rescan
 
-        pending, self._next_due_at = await self.context.store.look(
-            STAGES, self.providers, now=self.context.clock.now()
+        wanted = self._wanted()
+        found, self._next_due_at = await self.context.store.look(
+            wanted, now=self.context.clock.now()
         )
 
+        for status, provider in wanted:
+            rows = [row for row in found.get((status, provider), ()) if self._may_run(row)]
+
+            if rows and STAGES[status].group == EVERY:
+                assert provider is not None  # noqa: S101 - only batches are taken all at once
+                running = await self.context.store.running(provider)
+                rows = [row for row in running if self._may_run(row)]
+
+            self._start(tasks, status, provider, rows)
+
+    def _wanted(self) -> dict[tuple[Status, str | None], int]:
+        """Return how many due rows to look for of all that has room in its lanes.
+
+        They are as many as there is room for, and as may be worked on already. Of batches that are
+        taken all at once, which come last, one that may run is enough.
+        """
+        wanted: dict[tuple[Status, str | None], int] = {}
+
         for status, stage in STAGES.items():
-            names = self.providers if isinstance(status, BatchStatus) else (None,)
+            for name in self.providers if isinstance(status, BatchStatus) else (None,):
+                free = self._free(status, name)
 
-            for name in names:
-                if (status, name) in pending:
-                    await self._start(tasks, status, stage, name)
+                if max(free.values()) <= 0:
+                    continue
 
-    async def _start(
-        self, tasks: TaskGroup, status: Status, stage: Stage, provider: str | None
+                if stage.group == EVERY:
+                    limit = len(self.in_progress) + 1
+                else:  # no more rows of a status are in progress than the runs in its lanes took
+                    taken = sum(self._running[_place(lane, name)] for lane in free)
+                    limit = (taken + sum(max(room, 0) for room in free.values())) * stage.group
+
+                if free[stage.lane] <= 0:  # a small one that fits may be behind what does not
+                    limit += BEHIND
+
+                wanted[status, name] = limit + len(self.held)
+
+        return wanted
+
+    def _free(self, status: Status, provider: str | None) -> dict[Lane, int]:
+        """Return how many runs may start now in each lane of a status."""
+        stage = STAGES[status]
+
+        return {lane: self._room(status, stage, lane, provider) for lane in stage.lanes}
+
+    def _start(
+        self, tasks: TaskGroup, status: Status, provider: str | None, rows: Sequence[Row]
     ) -> None:
-        places = {lane: _place(lane, provider) for lane in stage.lanes}
-        free = {lane: self._room(status, stage, lane, provider) for lane in places}
-
-        if max(free.values()) <= 0:
-            return
-
-        rows = await self._due_rows(status, stage, provider, free)
+        """Start as many runs for *rows* as there is room for."""
+        stage, free = STAGES[status], self._free(status, provider)
+        had_room = free[stage.lane] > 0
 
         if status is BatchStatus.UPLOADED:
             rows = rows[: self._creations(provider)]
@@ -299,39 +333,14 @@ class Dispatcher:
 
             if free[lane] > 0:
                 free[lane] -= 1
-                place = places[lane]
+                place = _place(lane, provider)
                 self.in_progress.update(row.id for row in group)
                 self._running[place] += 1
                 self._submitting[place[1], WORK.get(status)] += 1
                 tasks.start_soon(self._work, stage, group, place)
 
-    async def _due_rows(
-        self, status: Status, stage: Stage, provider: str | None, free: Mapping[Lane, int]
-    ) -> Sequence[Row]:
-        """Return rows that may be worked on now, at least as many as there is room for if due."""
-        store, now = self.context.store, self.context.clock.now()
-        # Of one status no more rows are in progress than the runs in its lanes have taken.
-        runs = sum(
-            max(room, 0) + self._running[_place(lane, provider)] for lane, room in free.items()
-        )
-        limit = min(runs * stage.group, EVERY) + len(self.held)
-        limit = len(self.in_progress) + len(self.held) + 1 if stage.group == EVERY else limit
-        due = await store.due(status, provider, now=now, limit=limit)
-        rows = [row for row in due if self._may_run(row)]
-
-        if rows and stage.group == EVERY:
-            assert provider is not None  # noqa: S101 - only batches are taken all at once
-            running = await store.running(provider)
-
-            return [row for row in running if self._may_run(row)]
-
-        is_full = len(due) == limit and not any(free[stage.lane_of(row)] > 0 for row in rows)
-
-        if stage.is_small is not None and is_full:  # what fits may be behind what does not
-            due = await store.due(status, provider, now=now, limit=limit + BEHIND)
-            rows = [row for row in due if self._may_run(row)]
-
-        return rows
+        if had_room and free[stage.lane] <= 0 < max(free.values()):
+            self.bell.ring()  # small ones may be behind those that do not fit any more
 
     def _room(self, status: Status, stage: Stage, lane: Lane, provider: str | None) -> int:
         """Return how many runs of *stage* may start now in *lane*."""

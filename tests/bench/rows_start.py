@@ -172,12 +172,16 @@ def history_growth(context: Context) -> list[tuple[int, dict[str, float]]]:
 
 def _calls(now: float, job: JobId) -> Mapping[str, Callable[[Store], Awaitable[object]]]:
     """Return what is asked: in every turn, of every batch that ends, every hour, at a scrape."""
+    wanted = {
+        (status, PROVIDER if isinstance(status, BatchStatus) else None): 8 for status in STAGES
+    }
+
     return {
         "due": lambda store: store.due(BatchStatus.CREATED, PROVIDER, now=now, limit=1),
         "due_nothing": lambda store: store.due(BatchStatus.ENDED, PROVIDER, now=now, limit=8),
         "due_queued": lambda store: store.due(BatchStatus.PLANNED, PROVIDER, now=now, limit=8),
         "due_jobs": lambda store: store.due(JobStatus.CLAIMED, None, now=now, limit=8),
-        "look": lambda store: store.look(STAGES, [PROVIDER], now=now),
+        "look": lambda store: store.look(wanted, now=now),
         "next_due_at": lambda store: store.next_due_at(now),
         "running": lambda store: store.running(PROVIDER),
         "live_batches": lambda store: store.live_batches(job),

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiosqlite
 import httpx
 import pytest
 
 from promptspool import spool
+from promptspool.store import connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -173,19 +173,14 @@ def _patch_rename_new(patch: pytest.MonkeyPatch, fate: Fate) -> None:
 
 
 def _patch_commit(patch: pytest.MonkeyPatch, fate: Fate) -> None:
-    real = aiosqlite.Connection.execute
+    real = connection.commit
 
-    def execute(self: aiosqlite.Connection, sql: str, *arguments: Any) -> Any:
-        return real(self, sql, *arguments) if sql != "COMMIT" else _commit(self, sql)
-
-    async def _commit(self: aiosqlite.Connection, sql: str) -> Any:
+    def commit(there: sqlite3.Connection) -> None:
         with fate.step(COMMIT):
-            cursor = await real(self, sql)
+            real(there)
             fate.copy()
 
-            return cursor
-
-    patch.setattr(aiosqlite.Connection, "execute", execute)
+    patch.setattr(connection, "commit", commit)
 
 
 def _patch_http(patch: pytest.MonkeyPatch, fate: Fate) -> None:

@@ -52,16 +52,7 @@ class Connection:
         """Do *work*, called as by `read`, in one transaction; nothing of it if it raises."""
         with anyio.CancelScope(shield=True), self._sound(), translated():
             async with self._lock:
-                await self._connection.execute("BEGIN IMMEDIATE")
-
-                try:
-                    await self._done(work)
-                    await self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:  # SQLite ends some by itself
-                        await self._connection.execute("ROLLBACK")
-
-                    raise
+                await self._done(lambda there: _transacted(there, work))
 
     async def _done(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         connection = self._connection
@@ -82,3 +73,26 @@ class Connection:
             self._damage = str(error)
 
             raise
+
+
+def begin(there: sqlite3.Connection) -> None:
+    """Begin a transaction; whoever else is about to write has to end first."""
+    there.execute("BEGIN IMMEDIATE")
+
+
+def commit(there: sqlite3.Connection) -> None:
+    """End a transaction; what it wrote is on the platter when this returns."""
+    there.execute("COMMIT")
+
+
+def _transacted(there: sqlite3.Connection, work: Callable[[sqlite3.Connection], object]) -> None:
+    begin(there)
+
+    try:
+        work(there)
+        commit(there)
+    except BaseException:
+        if there.in_transaction:  # SQLite ends some by itself
+            there.execute("ROLLBACK")
+
+        raise

@@ -13,7 +13,7 @@ Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that br
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from promptspool.errors import StaleWrite
 from promptspool.model import (
@@ -33,7 +33,7 @@ from promptspool.store.rows import TABLES, AnyRow, history, update_of, values_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import aiosqlite
 
@@ -96,25 +96,34 @@ class Store:
     # Reading.
 
     async def look(
-        self, statuses: Iterable[Status], providers: Iterable[str], *, now: float
-    ) -> tuple[set[tuple[Status, str | None]], float | None]:
+        self, wanted: Mapping[tuple[Status, str | None], int], *, now: float
+    ) -> tuple[dict[tuple[Status, str | None], list[Row]], float | None]:
         """Return what a turn of the loop asks for, as of one moment.
 
-        That is those of *statuses* that have due rows, for batches with which of *providers*; and
-        the earliest deadline after *now* of any row or pause, None if there is none.
+        That is what `due` returns for each status and provider of *wanted*, which has the limits,
+        without those that have none; and the earliest deadline after *now* of any row or pause,
+        None if there is none.
         """
-        asked = _asked_for(statuses, providers)
-        questions = [*(_question(status) for status, _ in asked), *_DEADLINES]
+        questions = [*(_question(status) for status, _ in wanted), *_DEADLINES]
         parameters: list[object] = []
 
-        for status, name in asked:
+        for status, name in wanted:
             parameters += [status.value, now] if name is None else [name, status.value, now]
 
         parameters += [now] * len(_DEADLINES)
-        (answers,) = await self._fetch(f"SELECT {', '.join(questions)}", parameters)
-        pending = {key for key, is_due in zip(asked, answers, strict=False) if is_due}
 
-        return pending, _earliest(answers[len(asked) :])
+        def looked(
+            there: sqlite3.Connection,
+        ) -> list[tuple[dict[tuple[Status, str | None], list[Row]], float | None]]:
+            answers = there.execute(f"SELECT {', '.join(questions)}", parameters).fetchone()
+            pending = [key for key, is_due in zip(wanted, answers, strict=False) if is_due]
+            rows = {key: _due(there, key, now=now, limit=wanted[key]) for key in pending}
+
+            return [(rows, _earliest(answers[len(wanted) :]))]
+
+        (found,) = await self._connection.read(looked)
+
+        return found
 
     async def due(
         self, status: Status, provider: str | None, *, now: float, limit: int
@@ -125,36 +134,13 @@ class Store:
         batches to one; it is None for everything else. Jobs to be tidied are left out while their
         provider is paused.
         """
-        is_queued = status in _QUEUED
-        order = "priority DESC, due_at" if is_queued else "due_at"
-        due = f"status = ? AND due_at <= ? ORDER BY {order} LIMIT ?"
-        parameters = (status.value, now, limit)
-
-        match status:
-            case JobStatus.DELIVERED:
-                paused = "SELECT id FROM providers WHERE paused_until > ? AND paused_work = 'all'"
-                clause = f"WHERE coalesce(provider, '') NOT IN ({paused}) AND {due}"
-
-                return [*await self._rows(Job, clause, (now, *parameters))]
-            case JobStatus():
-                index = "INDEXED BY jobs_queue " if is_queued else ""
-
-                return [*await self._rows(Job, f"{index}WHERE {due}", parameters)]
-            case ProviderStatus():
-                return [*await self._rows(ProviderState, f"WHERE {due}", parameters)]
-            case BatchStatus():
-                index = "INDEXED BY batches_queue " if is_queued else ""
-                clause = f"{index}WHERE provider = ? AND {due}"
-
-                return [*await self._rows(Batch, clause, (provider, *parameters))]
-            case NoticeStatus():
-                return [*await self._rows(Notice, f"WHERE {due}", parameters)]
-            case _:
-                assert_never(status)
+        return await self._connection.read(
+            lambda there: _due(there, (status, provider), now=now, limit=limit)
+        )
 
     async def next_due_at(self, now: float) -> float | None:
         """Return the second half of `look`."""
-        return (await self.look((), (), now=now))[1]
+        return (await self.look({}, now=now))[1]
 
     async def running(self, provider: str) -> list[Batch]:
         """Return every batch of *provider* that is to be polled, due or not, youngest first."""
@@ -451,16 +437,7 @@ class Store:
     async def _rows(
         self, kind: type[AnyRow], clause: str, parameters: Sequence[object]
     ) -> list[AnyRow]:
-        found: list[AnyRow] = await self._made(TABLES[kind], clause, parameters)
-
-        return found
-
-    async def _made(self, table: Table, clause: str, parameters: Sequence[object]) -> list[Any]:
-        statement = f"SELECT {table.columns} FROM {table.name} {clause}"  # noqa: S608
-
-        return await self._connection.read(
-            lambda there: [*map(table.made, there.execute(statement, parameters))]
-        )
+        return await self._connection.read(lambda there: _read(there, kind, clause, parameters))
 
 
 def _apply(there: sqlite3.Connection, change: Change) -> None:
@@ -486,17 +463,46 @@ def _apply(there: sqlite3.Connection, change: Change) -> None:
     )
 
 
-def _asked_for(
-    statuses: Iterable[Status], providers: Iterable[str]
-) -> list[tuple[Status, str | None]]:
-    """Return what is asked for due rows of: batches by provider, everything else as a whole."""
-    names = [*providers]
+def _read(
+    there: sqlite3.Connection, kind: type[AnyRow], clause: str, parameters: Sequence[object]
+) -> list[AnyRow]:
+    table: Table = TABLES[kind]
+    said: str = f"SELECT {table.columns} FROM {table.name} {clause}"  # noqa: S608 - our words
+    found: list[AnyRow] = [*map(table.made, there.execute(said, parameters))]
 
-    return [
-        (status, name)
-        for status in statuses
-        for name in (names if isinstance(status, BatchStatus) else (None,))
-    ]
+    return found
+
+
+def _due(
+    there: sqlite3.Connection, key: tuple[Status, str | None], *, now: float, limit: int
+) -> list[Row]:
+    status, provider = key
+    is_queued = status in _QUEUED
+    order = "priority DESC, due_at" if is_queued else "due_at"
+    due = f"status = ? AND due_at <= ? ORDER BY {order} LIMIT ?"
+    parameters = (status.value, now, limit)
+
+    match status:
+        case JobStatus.DELIVERED:
+            paused = "SELECT id FROM providers WHERE paused_until > ? AND paused_work = 'all'"
+            clause = f"WHERE coalesce(provider, '') NOT IN ({paused}) AND {due}"
+
+            return [*_read(there, Job, clause, (now, *parameters))]
+        case JobStatus():
+            index = "INDEXED BY jobs_queue " if is_queued else ""
+
+            return [*_read(there, Job, f"{index}WHERE {due}", parameters)]
+        case ProviderStatus():
+            return [*_read(there, ProviderState, f"WHERE {due}", parameters)]
+        case BatchStatus():
+            index = "INDEXED BY batches_queue " if is_queued else ""
+            clause = f"{index}WHERE provider = ? AND {due}"
+
+            return [*_read(there, Batch, clause, (provider, *parameters))]
+        case NoticeStatus():
+            return [*_read(there, Notice, f"WHERE {due}", parameters)]
+        case _:
+            assert_never(status)
 
 
 def _earliest(moments: Iterable[float | None]) -> float | None:
