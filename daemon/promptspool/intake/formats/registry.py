@@ -1,7 +1,7 @@
 """Registry: every format that can be dropped, by name and by extension.
 
-A format's library is loaded when the first file of its kind is read, and in the process that reads
-it. Pure.
+A format's reader, and its library, is imported when the first file of its kind is read, and in the
+process that reads it. Pure.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from promptspool.intake.formats.documents import read_documents
-from promptspool.intake.formats.json_files import read_json, read_jsonl
-from promptspool.intake.formats.texts import read_document, read_text
 from promptspool.intake.rows import Format
 
 if TYPE_CHECKING:
@@ -49,8 +46,13 @@ def _writer(module: str, function: str) -> Writer:
 
 
 _FORMATS = (
-    Format(name="jsonl", suffixes=(".jsonl", ".ndjson"), unit="line", read=read_jsonl),
-    Format(name="json", suffixes=(".json",), unit="line", read=read_json),
+    Format(
+        name="jsonl",
+        suffixes=(".jsonl", ".ndjson"),
+        unit="line",
+        read=_reader("json_files", "read_jsonl"),
+    ),
+    Format(name="json", suffixes=(".json",), unit="line", read=_reader("json_files", "read_json")),
     Format(
         name="csv",
         suffixes=(".csv",),
@@ -89,9 +91,20 @@ _FORMATS = (
         write=_writer("columnar", "write_arrow"),
         is_heavy=True,
     ),
-    Format(name="text", suffixes=(".txt",), unit="line", read=read_text),
-    Format(name="markdown", suffixes=(".md", ".markdown"), unit="line", read=read_document),
-    Format(name="zip", suffixes=(".zip",), unit="document", read=read_documents, is_heavy=True),
+    Format(name="text", suffixes=(".txt",), unit="line", read=_reader("texts", "read_text")),
+    Format(
+        name="markdown",
+        suffixes=(".md", ".markdown"),
+        unit="line",
+        read=_reader("texts", "read_document"),
+    ),
+    Format(
+        name="zip",
+        suffixes=(".zip",),
+        unit="document",
+        read=_reader("documents", "read_documents"),
+        is_heavy=True,
+    ),
 )
 
 FORMATS = {one.name: one for one in _FORMATS}
