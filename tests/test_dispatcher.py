@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
@@ -236,18 +237,56 @@ async def test_what_is_small_goes_past_what_is_not(
 
         async with anyio.create_task_group() as tasks:
             await dispatcher._start_due(tasks)  # noqa: SLF001
-            await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
             assert ran == [large[0].id]
             assert dispatcher.bell.is_rung()
             dispatcher.bell.clear()
 
             for _ in range(2):
                 await dispatcher._start_due(tasks)  # noqa: SLF001
-                await anyio.lowlevel.checkpoint()
+                await anyio.wait_all_tasks_blocked()
                 assert ran == [large[0].id, small[0].id, small[1].id]
                 assert not dispatcher.bell.is_rung()
 
             ended.set()
+
+
+async def test_runs_begin_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs are started at once, whatever else is due goes between two of them."""
+    began: list[int] = []
+    rounds = 0
+
+    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
+        began.append(rounds)
+
+        return [None for _ in rows]
+
+    async def go_round() -> None:
+        nonlocal rounds
+
+        while True:
+            rounds += 1
+            await anyio.lowlevel.checkpoint()
+
+    stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
+    monkeypatch.setitem(STAGES, JobStatus.CLAIMED, stage)
+
+    async with bench_at(tmp_path, lanes={Lane.SMALL: 8}) as bench:
+        bench.dispatcher.in_progress.add(INBOX)
+        jobs = [job_of(number) for number in range(8)]
+        await bench.store.write(Change(added=jobs, at=START))
+
+        async with anyio.create_task_group() as others:
+            others.start_soon(go_round)
+
+            async with anyio.create_task_group() as tasks:
+                await bench.dispatcher._start_due(tasks)  # noqa: SLF001
+
+            others.cancel_scope.cancel()
+
+    assert len(began) == len(set(began)) == 8
 
 
 async def test_a_lane_made_narrower_lets_nothing_more_through(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ class Dispatcher:
     _submitting: Counter[tuple[str | None, Work | None]] = field(default_factory=Counter)
     _untried: set[str] = field(default_factory=set)
     """Providers whose recall has not been tried since the start."""
+    _beginning: anyio.Lock = field(default_factory=anyio.Lock)
     _applying: anyio.Lock = field(default_factory=anyio.Lock)
     _applied: Bell = field(default_factory=Bell)
     _arrived: list[_Arrival] = field(default_factory=list)
@@ -569,6 +570,11 @@ class Dispatcher:
     async def _work(self, stage: Stage, rows: Sequence[Row], lane: tuple[Lane, str | None]) -> None:
         """Run one stage and apply what came of it."""
         try:
+            # To begin takes milliseconds where it starts a thread: whatever else is due goes
+            # between two beginnings.
+            async with self._beginning:
+                pass
+
             with bound_contextvars(**journal.names(rows)):
                 outcomes = await self._outcomes(stage, rows)
 

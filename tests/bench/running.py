@@ -6,17 +6,18 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bench.remote import LIMIT_S, TESTS
+from bench.remote import LIMIT_S, MEMORY, TESTS
 from bench.watched import Watched
 from promptspool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from bench.remote import Provider
 
@@ -145,7 +146,8 @@ def daemon(
 ) -> Iterator[Running]:
     """Run the daemon on the spool `spool` in the folder *root*, and yield it when it is ready.
 
-    *settings* are laid over `PLAIN`, section by section. It is stopped with the block.
+    *settings* are laid over `PLAIN`, section by section. It is stopped with the block, after which
+    the notes of its probe are gone: they are in memory, since a busy disk holds up who writes.
     """
     root.mkdir(parents=True, exist_ok=True)
     spool = Spool(root / "spool")
@@ -155,11 +157,16 @@ def daemon(
     plain = {**PLAIN, "spool": PLAIN["spool"] | {"path": str(spool.root)}}
     laid = _merged({**plain, "providers": {"openai": account}}, settings or {})
     config.write_text("\n".join(_toml(laid, ())))
-    notes = root / "loop.txt" if is_probed else None
-    module = ["bench.probed", str(notes)] if is_probed else ["promptspool"]
-    command = [sys.executable, "-m", *module, "run", "--config", str(config), *arguments]
 
-    with Watched(command, output=root / "log.jsonl", environ=environ()) as watched:
+    with ExitStack() as stack:
+        memory = MEMORY if MEMORY.is_dir() else None
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-", dir=memory)))
+        notes = folder / "loop.txt" if is_probed else None
+        module = ["promptspool"] if notes is None else ["bench.probed", str(notes)]
+        command = [sys.executable, "-m", *module, "run", "--config", str(config), *arguments]
+        watched = stack.enter_context(
+            Watched(command, output=root / "log.jsonl", environ=environ())
+        )
         running = Running(spool=spool, watched=watched, notes=notes, config=config)
         running.wait_ready()
 
