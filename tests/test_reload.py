@@ -366,6 +366,37 @@ async def test_what_recall_had_found_is_found_again(tmp_path: Path, key: str) ->
     assert [line["event"] for line in log].count("provider.recalled") == 2
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_only_what_is_not_known_is_kept_of_a_list(tmp_path: Path, *, is_known: bool) -> None:
+    """A recall keeps the batches whose create the database has not seen answered, and no others."""
+    async with simulated(tmp_path) as world:
+        world.drop("colours.jsonl", rows(3))
+        first = Reloading(world=world)
+
+        with overheard(batch_created=first.daemon.stop):
+            assert not await world.run(first.daemon)
+
+        if not is_known:
+            for path in world.spool.state.glob("*.db*"):
+                path.unlink()
+
+        second = Reloading(world=world)
+        kept: list[set[str]] = []
+
+        def look() -> None:
+            assert second.daemon.dispatcher is not None
+            kept.append({*second.daemon.dispatcher.context.account("openai").batches})
+
+        with overheard(provider_recalled=once(look)):
+            await second.drain()
+
+        created = world.simulator.ledger.batches_by_metadata("promptspool_batch")
+        world.assert_conserved("colours.jsonl", ids(3))
+        world.assert_bought_once()
+
+    assert kept == [set() if is_known else {*created}]
+
+
 async def test_a_provider_goes_and_comes_back(tmp_path: Path) -> None:
     """Jobs of a provider that is configured no more wait, and go on when it comes back."""
     async with simulated(tmp_path) as world:

@@ -454,6 +454,27 @@ async def test_what_a_dead_process_may_have_sent_is_found(store: Store) -> None:
     }
 
 
+async def test_what_was_created_is_told_from_what_may_have_been(store: Store) -> None:
+    """Of the batches asked for, those that got past their create, with what they are called."""
+    batches = [
+        replace(batch_of(number, status, NOW), remote_id=f"batch_{status}")
+        for number, status in enumerate(BatchStatus)
+    ]
+    nameless = replace(batch_of(20, BatchStatus.CLOSED, None), remote_id=None)
+    await add(store, JOB, *batches, nameless)
+    past = [
+        BatchStatus.CREATED,
+        BatchStatus.ENDED,
+        BatchStatus.DOWNLOADED,
+        BatchStatus.CLOSED,
+    ]
+
+    assert await store.created([*(one.id for one in batches), nameless.id, "of nobody"]) == {
+        one.id: one.remote_id for one in batches if one.status in past
+    }
+    assert await store.created([]) == {}
+
+
 async def test_live_rows_are_counted(store: Store) -> None:
     """A job lives until done or rejected, a batch until closed; the running come youngest first."""
     jobs = [replace(JOB, id=JobId(f"job-{n}"), status=status) for n, status in enumerate(JobStatus)]

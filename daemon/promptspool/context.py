@@ -30,7 +30,7 @@ class Account:
     provider: Provider
     settings: ProviderSettings
     batches: dict[str, RemoteBatch] = field(default_factory=dict)
-    """Our batches that were met in the list, by our batch id."""
+    """Our batches that were met in the list and were not known, by our batch id."""
     uploads: dict[str, list[RemoteFile]] = field(default_factory=dict)
     """Our uploads that were met in the list, by file name; a name may be there twice."""
     listed_at: float = -math.inf

@@ -303,10 +303,15 @@ async def recall(context: Context, state: ProviderState) -> Outcome:
         floor=enquiry.oldest_upload(context, account, jobs),
         now=context.clock.now(),
     )
-    account.batches.update(enquiry.ours(context, read.batches))
+    ours = enquiry.ours(context, read.batches)
+    created = await context.store.created(ours)
+    # Nobody will look for those that are known: ten thousand of them would take 10 MB.
+    account.batches.update(
+        {name: batch for name, batch in ours.items() if created.get(name) != batch.id}
+    )
     account.doubted.update(job.id for job in jobs)  # an upload may have been cut off
 
-    return Recalled(found=len(account.batches))
+    return Recalled(found=len(ours))
 
 
 # Batches: from a request file to answers.

@@ -12,6 +12,7 @@ Raises `StaleWrite` (bug) when a row changed underneath, `Bug` for a row that br
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
@@ -383,6 +384,17 @@ class Store:
         doubted = "WHERE status != 'closed' AND status IN ('creating', 'unclear')"
 
         return await self._rows(Batch, f"INDEXED BY batches_live {doubted}", ())
+
+    async def created(self, batches: Iterable[str]) -> dict[str, str]:
+        """Return the remote ids of those of *batches* that are known to have been created."""
+        rows = await self._fetch(
+            "SELECT id, remote_id FROM batches WHERE id IN (SELECT value FROM json_each(?)) "
+            "AND remote_id IS NOT NULL "
+            "AND status NOT IN ('planned', 'uploaded', 'creating', 'unclear')",
+            (json.dumps([*batches]),),
+        )
+
+        return {str(row[0]): str(row[1]) for row in rows}
 
     async def meta(self, key: str) -> str | None:
         """Return a note of the daemon's own, None if it was never made."""
