@@ -368,14 +368,14 @@ async def test_a_job_never_moves_to_another_address(tmp_path: Path) -> None:
         world.simulator.faults.add(Fault(route="batches.create", times=None, status=429))
         world.drop("f.jsonl", questions(3))
 
-        with anyio.move_on_after(1.5):
+        with anyio.CancelScope() as scope, overheard(provider_paused=scope.cancel):
             await world.drain()
 
         world.simulator.faults.clear()
         home, world.base_url = world.base_url, other.base_url
         world.drop("g.jsonl", questions(2))
 
-        with anyio.move_on_after(3):
+        with anyio.CancelScope() as scope, overheard(job_delivered=scope.cancel):
             await world.drain()
 
         assert len(world.results("g.jsonl")) == 2
@@ -661,14 +661,14 @@ async def test_a_live_batch_is_never_looked_for_elsewhere(tmp_path: Path) -> Non
     ):
         world.drop("f.jsonl", questions(3))
 
-        with anyio.move_on_after(0.7):
+        with anyio.CancelScope() as scope, overheard(batch_created=scope.cancel):
             await world.drain()
 
         assert len(world.simulator.ledger.creations) == 1
         home, world.base_url = world.base_url, other.base_url
         world.drop("g.jsonl", questions(2))
 
-        with anyio.move_on_after(4):
+        with anyio.CancelScope() as scope, overheard(job_delivered=scope.cancel):
             await world.drain()
 
         assert len(world.results("g.jsonl")) == 2
@@ -744,7 +744,7 @@ async def test_a_key_refused_at_recall_pauses_the_provider(tmp_path: Path) -> No
     async with simulated(tmp_path, settings=SimulatorSettings(run_s=80_000)) as world:
         world.drop("f.jsonl", questions(3))
 
-        with anyio.move_on_after(0.5):
+        with anyio.CancelScope() as scope, overheard(batch_created=scope.cancel):
             await world.drain()
 
         world.simulator.faults.add(Fault(route="batches.list", times=4, status=401))
