@@ -18,7 +18,16 @@ from promptspool.clock import Bell
 from promptspool.context import Context
 from promptspool.dispatcher import INBOX, Dispatcher, _Arrival
 from promptspool.inbox import Inbox
-from promptspool.model import Batch, BatchId, BatchStatus, Job, JobId, JobStatus
+from promptspool.model import (
+    Batch,
+    BatchId,
+    BatchStatus,
+    Job,
+    JobId,
+    JobStatus,
+    ProviderState,
+    ProviderStatus,
+)
 from promptspool.outcomes import Settled, Unusable
 from promptspool.pricing import Prices, Tokens
 from promptspool.reload import lanes_of, rules_of
@@ -249,6 +258,75 @@ async def test_what_is_small_goes_past_what_is_not(
                 assert not dispatcher.bell.is_rung()
 
             ended.set()
+
+
+async def test_what_is_large_goes_past_what_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the lane of small files is full, a large one behind many of them is begun."""
+    ran: list[str] = []
+    ended = anyio.Event()
+
+    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
+        ran.extend(row.id for row in rows)
+        await ended.wait()
+
+        return [None for _ in rows]
+
+    stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
+    monkeypatch.setitem(STAGES, JobStatus.CLAIMED, stage)
+
+    async with bench_at(tmp_path, lanes={Lane.DISK: 1, Lane.SMALL: 2}) as bench:
+        bench.dispatcher.in_progress.add(INBOX)
+        small = [job_of(number) for number in range(100)]
+        large = job_of(100, size_bytes=SMALL_BYTES + 1)
+        await bench.store.write(Change(added=[*small, large], at=START))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                await bench.dispatcher._start_due(tasks)  # noqa: SLF001
+                await anyio.wait_all_tasks_blocked()
+
+            assert ran == [small[0].id, small[1].id, large.id]
+            ended.set()
+
+
+@pytest.mark.parametrize("barred", ["recalling", "halted"])
+async def test_what_waited_to_begin_is_asked_again(tmp_path: Path, barred: str) -> None:
+    """A create whose turn comes after its account was changed, or a halt, is not begun."""
+    ran: list[str] = []
+
+    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
+        ran.extend(row.id for row in rows)
+
+        return [None for _ in rows]
+
+    stage = dataclasses.replace(STAGES[BatchStatus.CREATING], run=run)
+
+    async with bench_at(tmp_path) as bench:
+        dispatcher, batch = bench.dispatcher, batch_of(job_of(1), 1)
+        batch = replace(batch, status=BatchStatus.CREATING)
+        state = ProviderState(id="openai", status=ProviderStatus.READY)
+        dispatcher.providers = {"openai": state}
+
+        for is_barred in (True, False):
+            dispatcher.in_progress.add(batch.id)
+
+            async with anyio.create_task_group() as tasks, dispatcher._beginning:  # noqa: SLF001
+                tasks.start_soon(dispatcher._work, stage, [batch], (Lane.CONTROL, "openai"))  # noqa: SLF001
+                await anyio.wait_all_tasks_blocked()
+
+                if is_barred and barred == "recalling":
+                    after = replace(state, status=ProviderStatus.RECALLING)
+                    dispatcher.providers = {"openai": after}
+                elif is_barred:
+                    dispatcher.halted_at = START
+                else:
+                    dispatcher.providers = {"openai": state}
+                    dispatcher.halted_at = None
+
+            assert ran == ([] if is_barred else [batch.id])
+            assert not dispatcher.in_progress
 
 
 async def test_runs_begin_one_after_another(

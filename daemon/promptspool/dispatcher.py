@@ -93,7 +93,8 @@ STORE_RETRY_S = 5.0
 """How long to wait before what the database refused is tried again."""
 
 BEHIND = 200
-"""So many more rows are looked at for a small one when those before it are too large for now."""
+"""So many more rows are looked at for one that fits, when those before it fit in no lane for now:
+a small one behind large ones, or a large one behind small ones."""
 
 _ONE_DISK = (Lane.DISK, Lane.SMALL)
 
@@ -305,7 +306,7 @@ class Dispatcher:
                     taken = sum(self._running[_place(lane, name)] for lane in free)
                     limit = (taken + sum(max(room, 0) for room in free.values())) * stage.group
 
-                if free[stage.lane] <= 0:  # a small one that fits may be behind what does not
+                if min(free.values()) <= 0:  # what fits may be behind what does not
                     limit += BEHIND
 
                 wanted[status, name] = limit + len(self.held)
@@ -341,7 +342,7 @@ class Dispatcher:
                 tasks.start_soon(self._work, stage, group, place)
 
         if had_room and free[stage.lane] <= 0 < max(free.values()):
-            self.bell.ring()  # small ones may be behind those that do not fit any more
+            self.bell.ring()  # small ones may be behind those that do not fit for a long time now
 
     def _room(self, status: Status, stage: Stage, lane: Lane, provider: str | None) -> int:
         """Return how many runs of *stage* may start now in *lane*."""
@@ -350,19 +351,14 @@ class Dispatcher:
         if lane in _ONE_DISK:
             return room
 
-        state = None if provider is None else self.providers.get(provider)
+        if self._is_barred(status, stage, provider):
+            return 0
+
+        state = self.providers.get(provider or "")
+        work = WORK.get(status)
 
         if state is None:
             return room
-
-        if stage.needs_recall and state.status is ProviderStatus.RECALLING:
-            return 0
-
-        work = WORK.get(status)
-        is_halted = self.halted_at is not None or state.halted_at is not None
-
-        if is_halted and work in (Work.UPLOADS, Work.CREATIONS):
-            return 0
 
         if state.pauses == 0 or state.paused_work not in (Work.ALL, work):
             return room
@@ -374,6 +370,20 @@ class Dispatcher:
             return min(room, 1) - sum(self._running[lane, provider] for lane in Lane)
 
         return min(room, 1) - self._submitting[provider, work]
+
+    def _is_barred(self, status: Status, stage: Stage, provider: str | None) -> bool:
+        """Tell whether *stage* has to wait for a recall of the provider, or for a person."""
+        state = self.providers.get(provider or "")
+
+        if state is None:
+            return False
+
+        if stage.needs_recall and state.status is ProviderStatus.RECALLING:
+            return True
+
+        is_halted = self.halted_at is not None or state.halted_at is not None
+
+        return is_halted and WORK.get(status) in (Work.UPLOADS, Work.CREATIONS)
 
     def _creations(self, provider: str | None) -> int:
         """Return how many creations may be intended now: no more than can be asked for at once.
@@ -574,6 +584,10 @@ class Dispatcher:
             # between two beginnings.
             async with self._beginning:
                 pass
+
+            # Meanwhile the account may have become another one, which has to be recalled.
+            if self._is_barred(rows[0].status, stage, lane[1]):
+                return
 
             with bound_contextvars(**journal.names(rows)):
                 outcomes = await self._outcomes(stage, rows)
