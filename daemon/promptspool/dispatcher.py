@@ -209,6 +209,7 @@ class Dispatcher:
 
     async def _loop(self, tasks: TaskGroup) -> None:
         while not self.is_stopping:
+            await self._gather()
             self.bell.clear()
             now = self.context.clock.now()
 
@@ -227,6 +228,11 @@ class Dispatcher:
                 break
 
             await self._sleep()
+
+    async def _gather(self) -> None:
+        """Let more end before a turn, where much is under way: a turn for each costs too much."""
+        for _ in range(len(self.in_progress)):
+            await anyio.lowlevel.checkpoint()
 
     async def _beat(self) -> None:
         self.turned_at = self.context.clock.monotonic()
