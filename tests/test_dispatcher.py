@@ -220,10 +220,8 @@ async def test_the_last_batches_of_a_job_may_close_at_once(tmp_path: Path) -> No
         assert [after[job.id].version for job in jobs] == [1, 1, 1, 1]
 
 
-async def test_what_is_small_goes_past_what_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As soon as the disk lane is full of large files, a small one behind hundreds is begun."""
+def held_plans(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], anyio.Event]:
+    """Have plans wait for an event, and return it, and whose plans were begun."""
     ran: list[str] = []
     ended = anyio.Event()
 
@@ -235,6 +233,15 @@ async def test_what_is_small_goes_past_what_is_not(
 
     stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
     monkeypatch.setitem(STAGES, JobStatus.CLAIMED, stage)
+
+    return ran, ended
+
+
+async def test_what_is_small_goes_past_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the disk lane is full of large files, a small one behind hundreds is begun."""
+    ran, ended = held_plans(monkeypatch)
 
     async with bench_at(tmp_path, lanes={Lane.DISK: 1, Lane.SMALL: 2}) as bench:
         dispatcher = bench.dispatcher
@@ -264,17 +271,7 @@ async def test_what_is_large_goes_past_what_is_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the lane of small files is full, a large one behind many of them is begun."""
-    ran: list[str] = []
-    ended = anyio.Event()
-
-    async def run(_: Context, rows: Sequence[Row]) -> list[Outcome | None]:
-        ran.extend(row.id for row in rows)
-        await ended.wait()
-
-        return [None for _ in rows]
-
-    stage = dataclasses.replace(STAGES[JobStatus.CLAIMED], run=run)
-    monkeypatch.setitem(STAGES, JobStatus.CLAIMED, stage)
+    ran, ended = held_plans(monkeypatch)
 
     async with bench_at(tmp_path, lanes={Lane.DISK: 1, Lane.SMALL: 2}) as bench:
         bench.dispatcher.in_progress.add(INBOX)
@@ -365,6 +362,29 @@ async def test_runs_begin_one_after_another(
             others.cancel_scope.cancel()
 
     assert len(began) == len(set(began)) == 8
+
+
+async def test_a_turn_waits_for_runs_and_not_for_rows(tmp_path: Path) -> None:
+    """Before a turn the loop goes round once for each run, of however many batches a poll is."""
+    rounds = 0
+
+    async def go_round() -> None:
+        nonlocal rounds
+
+        while True:
+            await anyio.lowlevel.checkpoint()
+            rounds += 1
+
+    async with bench_at(tmp_path) as bench, anyio.create_task_group() as others:
+        dispatcher = bench.dispatcher
+        dispatcher.in_progress.update(f"job.{number}" for number in range(10_000))
+        dispatcher._running[Lane.POLL, "openai"] = 1  # noqa: SLF001
+        dispatcher._running[Lane.CONTROL, "openai"] = 16  # noqa: SLF001
+        others.start_soon(go_round)
+        await dispatcher._gather()  # noqa: SLF001
+        others.cancel_scope.cancel()
+
+    assert 16 <= rounds <= 18
 
 
 async def test_a_lane_made_narrower_lets_nothing_more_through(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ class Dispatcher:
 
     async def _gather(self) -> None:
         """Let more end before a turn, where much is under way: a turn for each costs too much."""
-        for _ in range(len(self.in_progress)):
+        for _ in range(self._running.total()):  # a poll is one, of however many batches
             await anyio.lowlevel.checkpoint()
 
     async def _beat(self) -> None:
