@@ -28,7 +28,7 @@ from crash.mortal import Death, Fate, mortal
 from promptspool import log, spool
 from promptspool.claims import ORIGINAL, Claims
 from promptspool.clock import Bell
-from promptspool.inbox import CLAIM_RETRY_S, CLAIMS_A_LOOK, Inbox
+from promptspool.inbox import CLAIM_RETRY_S, CLAIM_TRIES, CLAIMS_A_LOOK, Inbox
 from promptspool.model import JobId
 from promptspool.spool import finish_folder, publish, rename_new
 from test_inbox import SETTLE_S, Bench, bench_at, settings_of
@@ -341,6 +341,31 @@ def test_a_sidecar_dropped_at_the_last_moment_is_waited_for(bench: Bench) -> Non
     (job,) = settled_at_last(bench)
 
     assert job.priority == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(errno.EIO, CLAIM_TRIES), (errno.EBUSY, CLAIM_TRIES), (errno.EPERM, 1)]
+)
+def test_what_may_pass_is_waited_for_a_while(bench: Bench, error: int, tries: int) -> None:
+    """A disk that refuses for a moment keeps no file from a drain; one that always does may."""
+    bench.drop("may.csv")
+    bench.look()
+
+    def refuse(_: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+
+        for number in range(1, tries + 1):
+            assert bench.look(after_s=CLAIM_RETRY_S) == []
+            assert bench.inbox.waiting == (number < tries)
+
+    assert bench.left() == {b"may.csv"}
+
+    (job,) = settled_at_last(bench)
+
+    assert job.name == b"may.csv"
 
 
 def test_a_sidecar_that_cannot_be_read_now_is_no_reason_to_reject(bench: Bench) -> None:

@@ -70,6 +70,7 @@ _ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
 
 # Of this file: immutable, in a sticky folder of somebody else's, a mount, on a bad block.
 _STUCK = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EXDEV, errno.EBUSY, errno.EIO})
+_PASSING = frozenset({errno.EBUSY, errno.EIO})
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -90,6 +91,8 @@ class Unclaimed:
     """What was refused; None if the file is another by now, or has changed."""
     is_stuck: bool = False
     """The file cannot be moved out of the inbox until somebody lets us."""
+    may_pass: bool = False
+    """A disk that refuses for a moment says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +405,7 @@ def _refusal(error: OSError) -> Unclaimed:
     if error.errno in CHANGED:
         return Unclaimed()
 
-    return Unclaimed(_why(error), error.errno in _STUCK)
+    return Unclaimed(_why(error), error.errno in _STUCK, error.errno in _PASSING)
 
 
 def _remove(folder: Path) -> None:

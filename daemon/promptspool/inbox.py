@@ -51,6 +51,9 @@ CLAIMS_BESIDE = 4
 CLAIM_RETRY_S = 5.0
 """When a claim that the disk refused is tried again."""
 
+CLAIM_TRIES = 4
+"""So often it is, before what may pass is taken for what stays."""
+
 WATCH_AGAIN_S = 2.0
 """How long a watch that broke is left alone; the listing finds what it missed."""
 
@@ -80,6 +83,8 @@ class _Sighting:
     since: float
     again_at: float = 0.0
     """When it is to be tried again, if it was refused."""
+    tries: int = 0
+    """How often it was refused."""
     warned: bool = False
     is_open: bool = False
     is_stuck: bool = False
@@ -280,10 +285,11 @@ class Inbox:
 
         What was refused is told of once, and again when the reason is another.
         """
-        sighting.is_stuck = why.is_stuck
+        sighting.tries += 1
+        sighting.is_stuck = why.is_stuck and not (why.may_pass and sighting.tries < CLAIM_TRIES)
         sighting.again_at = now + CLAIM_RETRY_S
 
-        if why.is_stuck:
+        if sighting.is_stuck:
             sighting.again_at = now + self.settings.spool.rescan
             hint = "we may not move it: check who owns it and its folder, lsattr, and mounts"
             self._complain("inbox.unclaimed", name, reason=why.reason, hint=hint)
